@@ -1,0 +1,45 @@
+# Each target does all of its own set-up: virtual environment, Python packages, and system packages where it may.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What the tests drive for real: a sound server, PortAudio, an OSC client.
+APT := python3-venv libportaudio2 jackd2 liblo-tools
+
+.PHONY: demo test lint bench song clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/streamsep demo -o demo
+
+test: $(VENV)/.dev
+	./.ci/system-packages $(APT)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/quality.py
+
+# Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.
+song: $(VENV)/.dev
+	$(BIN)/python bench/song.py
+
+$(VENV)/bin/python:
+	./.ci/system-packages python3-venv
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamsep needs Python 3.11 or newer: make PYTHON=python3.x ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.runtime
+
+clean:
+	rm -rf $(VENV) demo stems dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

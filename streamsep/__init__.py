@@ -1,0 +1,10 @@
+"""streamsep: a live stem separator."""
+
+__version__ = "0.1.0"
+
+
+class StreamsepError(Exception):
+    """Something failed that the user can mend; the message is one line: the value, what was expected, the cure.
+
+    Each module's own exception derives from it.
+    """

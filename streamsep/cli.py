@@ -1,0 +1,323 @@
+"""The command line: the only place that prints or exits.
+
+Exit codes: 0 done, 1 it failed while running, 2 it was asked for wrongly. An error is one line on stderr. With `--json` there
+is one JSON object on stdout and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import StreamsepError, __version__
+from .config import Config, ConfigError
+from .config import load as load_config
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of the `streamsep` command."""
+    sys.exit(_run(args))
+
+
+def _run(args: list[str] | None) -> int:
+    try:
+        cli.main(args=args, prog_name="streamsep", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except click.UsageError as error:
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        return _fail(error.format_message().rstrip(".").replace("\n", " ") + where, 2)
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except StreamsepError as error:
+        return _fail(str(error), 1)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"streamsep: {message}", markup=False)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="streamsep")
+def cli() -> None:
+    """Live stem separator."""
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+# --------------------------------------------------------------------------------------------------------------- separate
+
+
+@cli.command()
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output-dir", default="stems", show_default=True, type=click.Path(path_type=Path), help="Where the stems go."
+)
+@click.option("--model", default="live", show_default=True, help="A shipped model's name, or an .onnx file.")
+@click.option(
+    "--provider", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where it runs."
+)
+@click.option("--plot", is_flag=True, help="Also draw the spectrograms of mixture and stems.")
+@json_option
+def separate(input: Path, output_dir: Path, model: str, provider: str, plot: bool, as_json: bool) -> None:
+    """Separate a sound file into OUTPUT_DIR/<name>/<source>.wav.
+
+    \b
+    streamsep separate song.flac
+    streamsep separate song.ogg -o stems --plot
+    """
+    from . import model as models
+    from . import offline
+
+    with _progress(input.name, as_json) as advance:
+        result = offline.separate(input, output_dir, models.load(model), provider, lambda done, total: advance(done / total))
+    files = {name: str(path) for name, path in result.paths.items()}
+    if plot:
+        from .plot import from_files
+
+        picture = next(iter(result.paths.values())).with_name("spectrograms.png")
+        from_files({"mixture": input} | result.paths, picture)
+        files["plot"] = str(picture)
+    if as_json:
+        _print_json(_separation(result, model) | {"files": files})
+    else:
+        for name, path in files.items():
+            out.print(f"{name:14s} {path}", markup=False)
+        out.print(
+            f"{result.seconds:.1f} s at {result.sample_rate} Hz, {result.channels} ch, in {result.elapsed:.1f} s "
+            f"({result.real_time_factor:.3f} of real time) with {model} on {result.provider}"
+        )
+    if result.failed:
+        hops = result.counts["hops"]
+        raise StreamsepError(f"{result.failed} of {hops} hops had no mask of their own: {result.error or 'not a mask'}")
+
+
+def _separation(result: Any, model: str) -> dict[str, Any]:
+    return {
+        "input": str(result.input),
+        "model": model,
+        "sample_rate": result.sample_rate,
+        "channels": result.channels,
+        "frames": result.frames,
+        "seconds": round(result.seconds, 3),
+        "latency_ms": round(1e3 * result.latency / result.sample_rate, 3),
+        "latency_samples": result.latency,
+        "elapsed_s": round(result.elapsed, 3),
+        "real_time_factor": round(result.real_time_factor, 4),
+        "provider": result.provider,
+        "c_api": result.native,
+        **result.counts,
+    }
+
+
+class _Advance:
+    """Moves a progress bar to a share between 0 and 1."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(name, total=1.0)
+
+    def __call__(self, share: float) -> None:
+        self._progress.update(self._task, completed=share)
+
+
+@contextmanager
+def _progress(name: str, quiet: bool) -> Iterator[_Advance]:
+    """A bar with the time left, on stderr and only if that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+        yield _Advance(progress, name)
+
+
+# -------------------------------------------------------------------------------------------------------------------- run
+
+
+def _config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option for every field of `Config` that a flag can carry."""
+    for name, field in reversed(Config.model_fields.items()):
+        kind = _flag_type(field.annotation)
+        if kind is None:
+            continue
+        text = field.description or ""
+        if field.default is not None:
+            text += f" [default: {field.default}]"
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=text)(command)
+    return command
+
+
+def _flag_type(annotation: Any) -> Any:
+    """The click type of a field, None if no flag can carry it."""
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if isinstance(annotation, UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    return annotation if annotation in (str, int, float) else None
+
+
+@cli.command()
+@_config_options
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with these settings; flags win.")
+@json_option
+def run(config_file: Path | None, as_json: bool, **flags: Any) -> None:
+    """Separate live sound until Ctrl-C, steered over OSC.
+
+    \b
+    streamsep run
+    streamsep run --input "USB Audio" --output jack --osc-port 9000
+    streamsep run --input file:song.flac --output file:stems.wav
+    """
+    config = load_config(config_file, flags)
+    from . import daemon
+
+    report = daemon.run(config, lambda setup: _announce(setup, err if as_json else out))
+    if as_json:
+        _print_json(report)
+        return
+    step: Any = report["step_ms"]
+    out.print(
+        f"{report['hops']} hops, {report['late']} late, {report['lost']} lost; xruns: {report['input_xruns']} in, "
+        f"{report['output_xruns']} out; step p50 {step['p50']:.2f}, p99 {step['p99']:.2f}, max {step['max']:.2f} ms "
+        f"of {report['deadline_ms']} ms"
+    )
+    if report["failed_steps"] or report["bad_samples"]:
+        out.print(
+            f"{report['failed_steps']} network steps failed ({report['error']}); {report['bad_samples']} bad input samples"
+        )
+
+
+def _announce(setup: dict[str, Any], console: Console) -> None:
+    parts = setup["latency_ms"]
+    path = "C path" if setup["c_api"] else "Python path: ONNX Runtime has no C library here"
+    lines = (
+        f"streamsep {__version__}: {setup['model']} ({', '.join(setup['sources'])}) on {setup['provider']}, {path}",
+        f"{setup['device']}: {setup['in_channels']} in, {setup['out_channels']} out, {setup['sample_rate']} Hz, "
+        f"block {setup['block']}, hop {setup['hop']}",
+        f"latency {parts['algorithmic']:.1f} ms algorithmic + {parts['buffering']:.1f} buffering "
+        f"+ {parts['device']:.1f} device = {parts['total']:.1f} ms",
+        f"OSC on {setup['osc']} (UDP); Ctrl-C ends",
+    )
+    for line in lines:
+        console.print(line, markup=False)
+    console.file.flush()
+
+
+# ---------------------------------------------------------------------------------------------------------------- listings
+
+
+@cli.command()
+@json_option
+def devices(as_json: bool) -> None:
+    """List the audio devices."""
+    from . import device
+
+    found = device.devices()
+    if as_json:
+        _print_json([d.as_dict() for d in found])
+        return
+    table = Table("", "name", "host API", "in", "out", "Hz", "default", box=None, pad_edge=False)
+    for d in found:
+        default = " ".join(word for word, is_it in (("in", d.default_input), ("out", d.default_output)) if is_it)
+        numbers = map(str, (d.in_channels, d.out_channels, d.default_sample_rate))
+        table.add_row(str(d.index), escape(d.name), escape(d.host_api), *numbers, default)
+    out.print(table if found else "no audio device: is a sound server (JACK, PipeWire, PulseAudio) running?")
+
+
+@cli.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the models that come with streamsep."""
+    from . import model
+
+    rows = [_model_row(model.load(name)) for name in model.shipped()]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("name", "sources", "latency", "network", "size", "voice GNSDR", box=None, pad_edge=False)
+    for r in rows:
+        gnsdr = r["quality"].get("voice_gnsdr_db")
+        network = f"{r['layers']} x {r['hidden']} LSTM, {r['precision']}"
+        size = f"{r['bytes'] / 2**20:.1f} MiB"
+        figure = "not measured" if gnsdr is None else f"{gnsdr:.2f} dB"
+        table.add_row(r["name"], ", ".join(r["sources"]), f"{r['latency_ms']:g} ms", network, size, figure)
+    out.print(table)
+
+
+def _model_row(model: Any) -> dict[str, Any]:
+    contract = model.contract
+    row = contract.model_dump(include={"name", "sources", "layers", "hidden", "precision", "licence", "training", "quality"})
+    return row | {"latency_ms": contract.latency_ms, "bytes": model.size, "path": str(model.path)}
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what works here, what does not, and why."""
+    from .doctor import examine
+
+    facts: dict[str, Any] = examine()
+    if as_json:
+        _print_json(facts)
+    else:
+        for topic, fact in facts.items():
+            text = ", ".join(f"{k} {v}" for k, v in fact.items() if v != "") if isinstance(fact, dict) else fact
+            out.print(f"[bold]{topic:10s}[/bold] {escape(text)}")
+    if not facts["network"]["works"]:
+        raise click.exceptions.Exit(1)
+
+
+# ------------------------------------------------------------------------------------------------------------------- demo
+
+
+@cli.command()
+@click.option(
+    "-o", "--output-dir", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the files go."
+)
+@click.option("--model", default="live", show_default=True, help="A shipped model's name, or an .onnx file.")
+@json_option
+def demo(output_dir: Path, model: str, as_json: bool) -> None:
+    """Play the bundled song through the live path in real time and keep what comes out."""
+    from . import demo as demonstration
+    from . import model as models
+
+    with _progress("demo song, in real time", as_json) as advance:
+        result = demonstration.run(output_dir, models.load(model), advance)
+    report: dict[str, Any] = {
+        "files": {name: str(path) for name, path in result.files.items()},
+        "seconds": result.seconds,
+        "nsdr_db": result.nsdr_db,
+        **result.report,
+    }
+    if as_json:
+        _print_json(report)
+        return
+    for name, path in report["files"].items():
+        out.print(f"{name:14s} {path}", markup=False)
+    table = Table("latency", "ms", "samples", box=None, pad_edge=False)
+    for part, ms in report["latency_ms"].items():
+        table.add_row(part, f"{ms:.1f}", str(report["latency_samples"][part]))
+    out.print(table)
+    for source, db in report["nsdr_db"].items():
+        out.print(f"{source:14s} NSDR {db:+.1f} dB (plain SDR against the true stem, gain over the mixture)")
+    p50 = report["step_ms"]["p50"]
+    out.print(f"{report['hops']} hops, {report['late']} late; step p50 {p50:.2f} ms of {report['deadline_ms']} ms")

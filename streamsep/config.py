@@ -1,0 +1,63 @@
+"""One list of settings: defaults, then a TOML file, then command-line flags; validated once, before anything starts.
+
+The command line's options, the TOML keys and their help are made from the fields of `Config`; nothing is listed twice.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from . import StreamsepError
+
+
+class ConfigError(StreamsepError):
+    """A setting is unknown or out of range."""
+
+
+class Config(BaseModel):
+    """What `streamsep run` can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str | None = Field(None, description="input device: index, name, words of it, or file:PATH [default: the system's]")
+    output: str | None = Field(None, description="output device, file:PATH, or none [default: the system's]")
+    model: str = Field("live", description="a shipped model's name, or an .onnx file")
+    rate: int | None = Field(None, ge=8_000, le=192_000, description="sample rate, Hz [default: the input device's]")
+    block: int = Field(0, ge=0, le=8192, description="device block, frames; 0: the server's own (JACK) or one hop")
+    provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on")
+    osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
+    duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
+    gain: dict[str, float] = Field(default_factory=dict, description="gain of each source at the start, dB (TOML only)")
+
+
+def load(path: Path | None, flags: dict[str, Any]) -> Config:
+    """Defaults, overlaid with the TOML file at `path`, overlaid with those `flags` that are not None.
+
+    Raises
+    ------
+    ConfigError
+        the file cannot be read, or a value is not what was expected.
+    """
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"configuration file {str(path)!r} is not TOML: {error}") from error
+    settings |= {key: value for key, value in flags.items() if value is not None}
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"setting {name!r} is unknown: expected one of {', '.join(Config.model_fields)}") from error
+        expected = first["msg"].replace("Input should be", "expected").replace("String should", "expected to")
+        raise ConfigError(f"{name}={first['input']!r}: {expected}") from error

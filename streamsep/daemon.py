@@ -1,0 +1,136 @@
+"""The life of the daemon: start-up, main loop, shutdown. It joins the rooms and knows none of their insides."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import model as models
+from .config import Config
+from .device import FILE, NONE, DeviceError, FileDevice, PortAudioDevice
+from .engine import Separator
+from .live import Live
+from .osc import OscServer
+
+Device = FileDevice | PortAudioDevice
+Report = dict[str, object]
+
+_TICK = 0.05  # s; how soon a signal or the end of a file is noticed
+
+
+def run(config: Config, announce: Callable[[Report], None]) -> Report:
+    """Run until the duration is over, the file is played, or SIGINT or SIGTERM comes; what happened.
+
+    `announce` is called once, before the first sound, with the set-up and the latency in its parts.
+
+    Raises
+    ------
+    ModelError, DeviceError, LiveError, OrtError, OscError, ValueError
+        it could not start, or (DeviceError) the device went away.
+    """
+    model = models.load(config.model)
+    device = open_device(config, model)
+    separator = Separator(model, device.sample_rate, device.in_channels, config.provider)
+    for source, db in config.gain.items():
+        separator.set_gain(source, db)
+    live = Live(separator, device)
+    osc = OscServer(separator, live.rings, config.osc_host, config.osc_port, lambda: _status(live))
+    with _signals() as stop:
+        live.prepare()
+        osc.start()
+        try:
+            live.open()
+            announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"})
+            live.start()
+            gone = _wait(stop, live, config.duration)
+        finally:
+            live.stop()
+            osc.stop()
+    if isinstance(device, FileDevice):
+        if config.output not in (None, NONE):
+            device.write(Path(str(config.output).removeprefix(FILE)))
+    elif gone:
+        raise DeviceError(f"{device.name} went away: is its server still running? Start streamsep again when it is")
+    return describe(live) | live.report()
+
+
+def open_device(config: Config, model: models.Model) -> Device:
+    """The device that the configuration names; DeviceError if there is none."""
+    contract = model.contract
+    hop_seconds = contract.hop_length / contract.sample_rate
+    sources = len(contract.sources)
+    files = [str(name or "").startswith(FILE) for name in (config.input, config.output)]
+    if not any(files):
+        return PortAudioDevice(config.input, config.output, config.rate, config.block, hop_seconds, sources)
+    if not files[0] or not (files[1] or config.output in (None, NONE)):
+        raise DeviceError(
+            f"input={config.input!r} with output={config.output!r}: a file plays to a file or to {NONE!r}; "
+            f"route a player's output into an audio device instead"
+        )
+    device = FileDevice(Path(str(config.input).removeprefix(FILE)), config.block, hop_seconds, sources)
+    if config.rate not in (None, device.sample_rate):
+        raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
+    return device
+
+
+def describe(live: Live) -> Report:
+    """The set-up, for people and programs."""
+    separator, contract = live.separator, live.separator.model.contract
+    return {
+        "model": contract.name,
+        "sources": list(contract.sources),
+        "device": live.device.name,
+        "sample_rate": separator.sample_rate,
+        "in_channels": separator.channels,
+        "out_channels": live.device.out_channels,
+        "block": live.block,
+        "hop": separator.geometry.hop_length,
+        "provider": separator.network.provider,
+        "c_api": separator.native,
+        "realtime": live.realtime,
+        "latency_ms": live.latency.ms(),
+        "latency_samples": live.latency.samples(),
+    }
+
+
+def _status(live: Live) -> dict[str, int | float | str]:
+    """The report, flat, for OSC."""
+    flat: dict[str, int | float | str] = {}
+    for key, value in (describe(live) | live.report()).items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{part}": number for part, number in value.items()}
+        elif isinstance(value, bool | int):
+            flat[key] = int(value)
+        else:
+            flat[key] = value if isinstance(value, float) else str(value)
+    return flat
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; the handlers before come back at the end."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals are the main thread's business
+        return
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(stop: threading.Event, live: Live, duration: float | None) -> bool:
+    """Until something ends the run; True if that was the device."""
+    end = time.monotonic() + duration if duration else float("inf")
+    while not stop.wait(min(_TICK, max(0.0, end - time.monotonic()))):
+        if live.device.finished:
+            return True
+        if time.monotonic() >= end:
+            break
+    return False

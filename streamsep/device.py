@@ -1,0 +1,374 @@
+"""Where sound comes from and goes to: PortAudio devices, and files played in real time as if they were one.
+
+The PortAudio callback is a compiled C function: no Python, no GIL on the audio thread. Its contract: it allocates nothing,
+waits for nothing and fills the whole output (`rings.exchange`). PortAudio is loaded on first use, not on import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import soundfile
+from numba import carray, cfunc, int64, njit, types
+
+from . import StreamsepError, native
+from .rings import (
+    ARMED,
+    CAPACITY,
+    HEADER,
+    IN_CHANNELS,
+    INPUT_XRUNS,
+    OUT_CHANNELS,
+    OUTPUT_XRUNS,
+    STOP,
+    Rings,
+    exchange,
+    position,
+)
+
+FILE = "file:"
+NONE = "none"
+CLIENT_NAME = b"streamsep"  # the JACK client's; PortAudio keeps the pointer, so it must stay alive
+TAIL_SECONDS = 0.5  # silence a file device plays after the file, for the delay to run out
+
+
+class DeviceError(StreamsepError):
+    """A device does not exist, cannot be opened as asked, or went away."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One PortAudio device, as `streamsep devices` lists it."""
+
+    index: int
+    name: str
+    host_api: str
+    in_channels: int
+    out_channels: int
+    default_sample_rate: int
+    default_input: bool
+    default_output: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+# ------------------------------------------------------------------------------------------------------------- PortAudio
+
+
+@cache
+def portaudio() -> ModuleType:
+    """The `sounddevice` module, which loads and starts PortAudio.
+
+    Raises
+    ------
+    DeviceError
+        the PortAudio library is not installed.
+    """
+    library = ctypes.util.find_library("portaudio")
+    try:
+        if library:
+            with contextlib.suppress(AttributeError):  # a PortAudio built without JACK
+                ctypes.CDLL(library).PaJack_SetClientName(CLIENT_NAME)
+        with _quiet_stderr():  # ALSA and JACK talk of every plug that is empty
+            import sounddevice
+    except OSError as error:
+        raise DeviceError(
+            "the PortAudio library is not installed: apt install libportaudio2 (Debian, Ubuntu), brew install portaudio (macOS)"
+        ) from error
+    return sounddevice
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+def devices() -> list[DeviceInfo]:
+    """All PortAudio devices."""
+    sd = portaudio()
+    apis = sd.query_hostapis()
+    default_in, default_out = sd.default.device
+    return [
+        DeviceInfo(
+            index=i,
+            name=d["name"],
+            host_api=apis[d["hostapi"]]["name"],
+            in_channels=d["max_input_channels"],
+            out_channels=d["max_output_channels"],
+            default_sample_rate=int(d["default_samplerate"]),
+            default_input=i == default_in,
+            default_output=i == default_out,
+        )
+        for i, d in enumerate(sd.query_devices())
+    ]
+
+
+def find(name: str | None, kind: str) -> DeviceInfo:
+    """The device called `name` for `kind` "input" or "output": an index, a whole name, or words that only one name holds.
+
+    Without a name: PortAudio's default, else the first device of that kind.
+
+    Raises
+    ------
+    DeviceError
+        none, or more than one.
+    """
+    usable = [d for d in devices() if (d.in_channels if kind == "input" else d.out_channels)]
+    if name is None:
+        defaults = [d for d in usable if (d.default_input if kind == "input" else d.default_output)]
+        found = (defaults or usable)[:1]
+    elif name.isdecimal():
+        found = [d for d in usable if d.index == int(name)]
+    else:
+        exact = [d for d in usable if name.lower() in (d.name.lower(), f"{d.name}, {d.host_api}".lower())]
+        found = exact or [d for d in usable if all(w in f"{d.name} {d.host_api}".lower() for w in name.lower().split())]
+    if len(found) != 1:
+        problem = "is unknown" if not found else f"means {len(found)} devices ({', '.join(str(d.index) for d in found)})"
+        asked = f"{kind} device {name!r} {problem}" if name is not None else f"there is no {kind} device"
+        listed = ", ".join(f"{d.index} {d.name!r}" for d in usable) or "none"
+        raise DeviceError(f"{asked}: expected one of {listed} (see `streamsep devices`), or {FILE}PATH")
+    return found[0]
+
+
+@cfunc(types.int32(types.voidptr, types.voidptr, types.uint64, types.voidptr, types.uint64, types.voidptr), cache=True)
+def _callback(source, sink, frame_count, time_info, status, memory):  # type: ignore[no-untyped-def]
+    """PaStreamCallback; `memory` is the rings' (its header says where they lie)."""
+    frames = int64(frame_count)
+    header = carray(memory, HEADER, np.int64)
+    capacity, ins, outs = header[CAPACITY], header[IN_CHANNELS], header[OUT_CHANNELS]
+    flags = int64(status) if header[ARMED] else 0  # what happens before the first sound is not heard
+    header[INPUT_XRUNS] += (flags & 3) != 0  # paInputUnderflow, paInputOverflow
+    header[OUTPUT_XRUNS] += (flags & 12) != 0  # paOutputUnderflow, paOutputOverflow
+    samples = carray(memory, 2 * HEADER + capacity * (ins + outs), np.float32)
+    first = 2 * HEADER
+    inward = samples[first : first + capacity * ins].reshape(capacity, ins)
+    outward = samples[first + capacity * ins : first + capacity * (ins + outs)].reshape(capacity, outs)
+    exchange(header, inward, outward, carray(source, (frames, ins), np.float32), carray(sink, (frames, outs), np.float32))
+    return 0
+
+
+class PortAudioDevice:
+    """A PortAudio stream, duplex or input only.
+
+    Parameters
+    ----------
+    source, sink
+        names as `find` takes them; sink "none" plays nothing.
+    sample_rate
+        Hz; None: the input device's own.
+    block
+        frames; 0: the server's own with JACK, elsewhere `hop`, which makes the hand-over cost nothing.
+    sources
+        how many stems there are: the output gets a pair of channels for each where the device has them.
+
+    Raises
+    ------
+    DeviceError
+        no such device, or one that does not run like that.
+    """
+
+    def __init__(
+        self, source: str | None, sink: str | None, sample_rate: int | None, block: int, hop_seconds: float, sources: int
+    ) -> None:
+        self._sd = sd = portaudio()
+        inward = find(source, "input")
+        outward = None if sink == NONE else self._sink(inward, sink)
+        self.sample_rate = sample_rate or inward.default_sample_rate
+        self.in_channels = min(2, inward.in_channels)
+        self.out_channels = 0
+        if outward:
+            self.out_channels = 2 * sources if outward.out_channels >= 2 * sources else min(2, outward.out_channels)
+        jack = inward.host_api.startswith("JACK")
+        self._block = block or (0 if jack else round(hop_seconds * self.sample_rate))
+        self.name = f"{inward.name} -> {outward.name if outward else NONE} ({inward.host_api})"
+        self._indices = inward.index, outward.index if outward else None
+        self._stream: Any = None
+        try:
+            sd.check_input_settings(inward.index, self.in_channels, "float32", samplerate=self.sample_rate)
+            if outward:
+                sd.check_output_settings(outward.index, self.out_channels, "float32", samplerate=self.sample_rate)
+        except sd.PortAudioError as error:
+            raise DeviceError(self._problem(error)) from error
+
+    @staticmethod
+    def _sink(inward: DeviceInfo, sink: str | None) -> DeviceInfo:
+        if sink is not None:
+            return find(sink, "output")
+        # One stream needs one host API: without a wish stay with the input's.
+        same = [d for d in devices() if d.host_api == inward.host_api and d.out_channels]
+        chosen = [d for d in same if d.default_output] or [d for d in same if d.name == inward.name] or same
+        if not chosen:
+            raise DeviceError(f"{inward.host_api} has no output device: name one with --output, or use --output {NONE}")
+        return chosen[0]
+
+    def _problem(self, error: Exception) -> str:
+        reason = str(error).split("[")[0].strip()
+        return f"{self.name} does not open at {self.sample_rate} Hz, block {self._block}: {reason}; see `streamsep devices`"
+
+    def start(self, rings: Rings) -> None:
+        """Open and start the stream."""
+        sd = self._sd
+        inward, outward = self._indices
+        duplex = outward is not None
+        try:
+            self._stream = sd._StreamBase(
+                "duplex" if duplex else "input",
+                samplerate=self.sample_rate,
+                blocksize=self._block,
+                device=(inward, outward) if duplex else inward,
+                channels=(self.in_channels, self.out_channels) if duplex else self.in_channels,
+                dtype="float32",
+                latency="low",
+                callback=sd._ffi.cast("PaStreamCallback*", _callback.address),
+                userdata=sd._ffi.cast("void*", rings.memory.ctypes.data),
+            )
+            self._stream.start()
+        except sd.PortAudioError as error:
+            self.stop()
+            raise DeviceError(self._problem(error)) from error
+
+    def stop(self) -> None:
+        """Stop and close the stream."""
+        if self._stream is not None:
+            with contextlib.suppress(self._sd.PortAudioError):  # the server may be gone already
+                self._stream.abort()
+            with contextlib.suppress(self._sd.PortAudioError):
+                self._stream.close()
+            self._stream = None
+
+    @property
+    def latency(self) -> float:
+        """Input plus output latency, seconds, as PortAudio reports it."""
+        if self._stream is None:
+            return 0.0
+        return float(np.sum(self._stream.latency))
+
+    @property
+    def finished(self) -> bool:
+        """True when the stream has ended without being asked to: the device is gone."""
+        return self._stream is None or not self._stream.active
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+@njit(nogil=True, cache=True)
+def pace(rings, source, sink, block, sample_rate, clock, done):  # type: ignore[no-untyped-def]
+    """Exchange `source` and `sink` `[shape=(frames, channels)]` with the rings block by block, in real time by the clock.
+
+    Blocks come at their time whether the worker is ready or not, as from a sound card. A clock that was held up goes on from
+    there: blocks never come closer together than a period. `done[0]` is the frames exchanged.
+    """
+    silence = np.zeros((block, source.shape[1]), np.float32)
+    unheard = np.zeros((block, sink.shape[1]), np.float32)
+    period = block * 1_000_000_000 // sample_rate
+    next_time = native.monotonic_ns(clock.gettime)
+    start = 0
+    while start < sink.shape[0] and position(rings.header, STOP) == 0:
+        armed = position(rings.header, ARMED) != 0
+        if armed:
+            end = min(start + block, sink.shape[0])
+            exchange(rings.header, rings.inward, rings.outward, source[start:end], sink[start:end])
+            start = end
+            done[0] = end
+        else:
+            exchange(rings.header, rings.inward, rings.outward, silence, unheard)
+        next_time = max(next_time + period, native.monotonic_ns(clock.gettime))
+        wait = next_time - native.monotonic_ns(clock.gettime)
+        while wait > 0:
+            native.sleep_ns(clock.nanosleep, min(wait, 100_000_000))
+            wait = next_time - native.monotonic_ns(clock.gettime)
+
+
+class FileDevice:
+    """A sound file played in real time, with its own clock, into an array that `write` saves.
+
+    Raises
+    ------
+    DeviceError
+        the file cannot be read, or is empty.
+    """
+
+    def __init__(self, path: Path, block: int, hop_seconds: float, sources: int) -> None:
+        try:
+            samples, self.sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DeviceError(
+                f"sound file {str(path)!r} cannot be read: expected a file that libsndfile knows ({error})"
+            ) from error
+        if not len(samples):
+            raise DeviceError(f"sound file {str(path)!r} is empty: expected at least one sample")
+        self.name = str(path)
+        self.block = block or round(hop_seconds * self.sample_rate)
+        self.in_channels = samples.shape[1]
+        self.out_channels = 2 * sources
+        self.frames = len(samples)
+        tail = np.zeros((int(TAIL_SECONDS * self.sample_rate), self.in_channels), np.float32)
+        self._source = np.concatenate([samples, tail])
+        self.played = np.zeros((len(self._source), self.out_channels), np.float32)
+        self._done = np.zeros(1, np.int64)
+        self._thread: threading.Thread | None = None
+        self._rings: Rings | None = None
+
+    def start(self, rings: Rings) -> None:
+        """Start the clock."""
+        self._rings = rings
+        self._thread = threading.Thread(target=self._pace, args=(rings,), name="streamsep-file", daemon=True)
+        self._thread.start()
+
+    def _pace(self, rings: Rings) -> None:
+        native.become_realtime(native.FILE_PRIORITY)
+        pace(rings, self._source, self.played, self.block, self.sample_rate, native.clock(), self._done)
+
+    def stop(self) -> None:
+        """Stop the clock."""
+        if self._thread and self._rings:
+            self._rings.header[STOP] = 1
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def latency(self) -> float:
+        """A file has none."""
+        return 0.0
+
+    @property
+    def finished(self) -> bool:
+        """True when the file and its tail have been played."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    @property
+    def position(self) -> int:
+        """Frames exchanged so far."""
+        return int(self._done[0])
+
+    def write(self, path: Path) -> None:
+        """Save what was played: every frame, the delay included."""
+        temporary = path.with_name(f".{path.name}.partial")
+        try:
+            soundfile.write(temporary, self.played[: self.position], self.sample_rate, subtype="FLOAT", format="WAV")
+            os.replace(temporary, path)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DeviceError(f"{str(path)!r} cannot be written: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,358 @@
+"""Separator: samples in, stems out. The one engine behind file, live, tests and bench.
+
+It knows no thread, device, file, socket or clock. All that survives from hop to hop is a named array in `Hop`, allocated
+once and cleared by `reset()`. A hop (analysis, network step, masks, synthesis, gains) is one compiled function without the
+GIL; only where ONNX Runtime has no C library does Python stand between its two halves.
+
+Block and hop: `process` takes blocks of any length and always gives back as many samples as it got, late by exactly
+`latency` samples, which is the length of the synthesis window. Cutting a signal into other blocks changes no sample.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from . import ort, stft
+from .model import Model
+
+CHANNELS = (1, 8)
+GAIN_DB = (-90.0, 24.0)  # at the lower end and below it a source is silent
+LIMIT = 1e6  # a louder sample (120 dB over full scale) is a fault of the device, not sound
+TOP_BAND = 8  # the mask above the network's band is its mean over the band's top eighth
+
+HOPS, BAD_SAMPLES, FAILED_STEPS, BAD_MASKS = range(4)
+COUNTS = ("hops", "bad_samples", "failed_steps", "bad_masks")
+
+
+class Controls(NamedTuple):
+    """What may change while sound runs: single aligned 8-byte values, each written whole, read once a hop."""
+
+    gain: NDArray[np.float64]  # [shape=(sources,)], linear
+    mute: NDArray[np.int64]  # [shape=(sources,)], 0 or 1
+    bypass: NDArray[np.int64]  # [shape=(1,)], 0 or 1
+
+
+class Hop(NamedTuple):
+    """The engine's state and work space, as compiled code takes it. float32 and C-contiguous unless said."""
+
+    transform: stft.Transform
+    mag: NDArray[np.float32]  # [shape=(n_bins of the network,)], a view of the network's input
+    mask: NDArray[np.float32]  # [shape=(sources, n_bins of the network)], a view of its output
+    held: NDArray[np.float32]  # [shape=(sources, n_bins)]: the mask in use, kept when a step fails
+    mag_scale: float
+    controls: Controls
+    level: NDArray[np.float64]  # [shape=(sources + 1,)]: where the gains' ramps stand; last: bypass
+    x: NDArray[np.float32]  # [shape=(channels, hop_length)]: the hop being filled
+    y: NDArray[np.float32]  # [shape=(sources, channels, hop_length)]: the hop being handed out
+    fill: NDArray[np.int64]  # [shape=(1,)]: samples of both that are done
+    counts: NDArray[np.int64]  # [shape=(len(COUNTS),)]
+
+
+# ---------------------------------------------------------------------------------------------------------- compiled path
+
+
+@njit(nogil=True, cache=True)
+def before_network(s):  # type: ignore[no-untyped-def]
+    """From the hop `s.x` to the network's input `s.mag`."""
+    for c in range(s.x.shape[0]):
+        for n in range(s.x.shape[1]):
+            if not abs(s.x[c, n]) <= LIMIT:  # catches NaN too
+                s.x[c, n] = 0
+                s.counts[BAD_SAMPLES] += 1
+    stft.analyse(s.transform, s.x)
+    stft.downmix_magnitude(s.transform, s.mag_scale, s.mag)
+
+
+@njit(nogil=True, cache=True)
+def after_network(s, stepped):  # type: ignore[no-untyped-def]
+    """From the network's output `s.mask` to the finished hop `s.y`; False when the mask was not one.
+
+    Without a new mask the last good one is used again.
+    """
+    good = True
+    if stepped:
+        good = take_mask(s.mask, s.held)
+        s.counts[BAD_MASKS] += not good
+    else:
+        s.counts[FAILED_STEPS] += 1
+    stft.synthesise(s.transform, s.held, s.y)
+    ramp(s)
+    s.counts[HOPS] += 1
+    return good
+
+
+@njit(nogil=True, cache=True)
+def take_mask(mask, held):  # type: ignore[no-untyped-def]
+    """Copy the network's mask to the device's bins, holding the top band's mean above it; False if it is not a mask."""
+    sources, known = mask.shape
+    for i in range(sources):
+        for k in range(known):
+            if not (mask[i, k] >= 0 and mask[i, k] <= 1.001):
+                return False
+    n_bins = held.shape[1]
+    band = known // TOP_BAND
+    for i in range(sources):
+        top = np.float32(0)
+        for k in range(known - band, known):
+            top += mask[i, k]
+        top /= band
+        for k in range(n_bins):
+            held[i, k] = mask[i, k] if k < known else top
+    return True
+
+
+@njit(nogil=True, cache=True)
+def ramp(s):  # type: ignore[no-untyped-def]
+    """Gains, mutes and bypass on `s.y`, moving linearly over the hop so that nothing clicks.
+
+    In bypass the first source carries the delayed input and the others are silent.
+    """
+    sources, channels, hop = s.y.shape
+    step = 1.0 / hop
+    bypass = s.level[sources]
+    bypass_by = (s.controls.bypass[0] - bypass) * step
+    if bypass == 1.0 or bypass_by != 0.0 or bypass != 0.0:
+        first = s.transform.history.shape[1] - s.transform.synthesis.size
+        delayed = s.transform.history[:, first : first + hop]
+    else:
+        delayed = s.y[0]
+    for i in range(sources):
+        gain = s.level[i]
+        target = 0.0 if s.controls.mute[i] else s.controls.gain[i]
+        gain_by = (target - gain) * step
+        if gain == 1.0 and gain_by == 0.0 and bypass == 0.0 and bypass_by == 0.0:
+            continue  # the common case is exact and free
+        for c in range(channels):
+            for n in range(hop):
+                dry = bypass + bypass_by * (n + 1)
+                value = (1.0 - dry) * (gain + gain_by * (n + 1)) * s.y[i, c, n]
+                if i == 0:
+                    value += dry * delayed[c, n]
+                s.y[i, c, n] = value
+        s.level[i] = target
+    s.level[sources] = s.controls.bypass[0]
+
+
+@njit(nogil=True, cache=True)
+def hop(s, step):  # type: ignore[no-untyped-def]
+    """One whole hop from `s.x` to `s.y`; `step` is the network's `ort.Step`."""
+    before_network(s)
+    if not after_network(s, ort.step(step)):
+        step.turn[0] = ort.FROM_ZERO  # the state that made such a mask is not worth keeping
+
+
+@njit(nogil=True, cache=True)
+def feed(s, block, out, start):  # type: ignore[no-untyped-def]
+    """Move samples from `block` into `s.x` and from `s.y` into `out`, up to the end of the hop; the next start."""
+    fill = s.fill[0]
+    n = min(s.x.shape[1] - fill, block.shape[1] - start)
+    s.x[:, fill : fill + n] = block[:, start : start + n]
+    out[:, :, start : start + n] = s.y[:, :, fill : fill + n]
+    s.fill[0] = fill + n
+    return start + n
+
+
+@njit(nogil=True, cache=True)
+def process(s, step, block, out):  # type: ignore[no-untyped-def]
+    """`block` `[shape=(channels, samples)]` to `out` `[shape=(sources, channels, samples)]`."""
+    start = 0
+    while start < block.shape[1]:
+        start = feed(s, block, out, start)
+        if s.fill[0] == s.x.shape[1]:
+            hop(s, step)
+            s.fill[0] = 0
+
+
+# ------------------------------------------------------------------------------------------------------------- the object
+
+
+class Separator:
+    """Separates a stream of samples into sources.
+
+    Parameters
+    ----------
+    model
+        A loaded model file (`model.load`).
+    sample_rate
+        Hz, 8000 to 192000: the rate of input and output; nothing is resampled.
+    channels
+        1 to 8; all get the mask that the network makes from their mean.
+    provider
+        "auto", "cpu" or "cuda" (see `ort.open_network`).
+    use_c_api
+        False: step through `InferenceSession.run`, the reference.
+
+    Raises
+    ------
+    ValueError
+        a rate, channel count or provider outside its range.
+    ort.OrtError
+        the provider that was asked for does not work here.
+    """
+
+    def __init__(self, model: Model, sample_rate: int, channels: int, provider: str = "auto", use_c_api: bool = True) -> None:
+        if not CHANNELS[0] <= channels <= CHANNELS[1]:
+            raise ValueError(f"channels={channels} is out of range: expected {CHANNELS[0]} to {CHANNELS[1]}")
+        self.model = model
+        self.sources = model.contract.sources
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.geometry = stft.Geometry.at(model.contract, sample_rate)
+        self.network, self.provider_notes = ort.open_network(model, provider, use_c_api)
+        self.state = _make_state(self.geometry, self.network, channels)
+        self.reset()
+
+    @property
+    def latency(self) -> int:
+        """Samples by which the output is late, whatever the blocks: the algorithmic latency."""
+        return self.geometry.synthesis_length
+
+    @property
+    def native(self) -> bool:
+        """Whether a hop runs without Python (through ONNX Runtime's C API)."""
+        return isinstance(self.network, ort.NativeNetwork)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Hops done, input samples replaced, network steps failed and masks refused since the last `reset`."""
+        return dict(zip(COUNTS, map(int, self.state.counts), strict=True))
+
+    @property
+    def error(self) -> str | None:
+        """What the first failed network step since the last `reset` said."""
+        return self.network.error
+
+    def process(self, block: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Separate one block.
+
+        Parameters
+        ----------
+        block : float32 [shape=(channels, samples)]
+            any number of samples, 0 included; full scale is 1.0. NaN, Inf and absurdly large samples count as silence.
+        out : float32 [shape=(sources, channels, samples)], optional
+            where to put the result; else a new array is made.
+
+        Returns
+        -------
+        float32 [shape=(sources, channels, samples)]
+            the sources, late by `latency`; with all gains at 0 dB they add up to the delayed input.
+
+        Raises
+        ------
+        ValueError
+            a wrong shape, or an `out` that cannot be written in place.
+        """
+        x = np.ascontiguousarray(block, np.float32)
+        if x.ndim != 2 or x.shape[0] != self.channels:
+            raise ValueError(f"block has shape {np.shape(block)}: expected ({self.channels}, samples)")
+        shape = (len(self.sources), *x.shape)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"out has shape {out.shape} {out.dtype}: expected {shape}, float32, C-contiguous")
+        if isinstance(self.network, ort.NativeNetwork):
+            process(self.state, self.network.compiled, x, out)
+        else:
+            self._process_reference(x, out)
+        return out
+
+    def _process_reference(self, block: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        start = 0
+        while start < block.shape[1]:
+            start = feed(self.state, block, out, start)
+            if self.state.fill[0] == self.geometry.hop_length:
+                self.hop()
+                self.state.fill[0] = 0
+
+    def hop(self) -> None:
+        """One hop from `state.x` to `state.y`, with Python between its halves if it must be (see `native`)."""
+        if isinstance(self.network, ort.NativeNetwork):
+            hop(self.state, self.network.compiled)
+            return
+        before_network(self.state)
+        if not after_network(self.state, self.network.step()):
+            self.network.reset()
+
+    def flush(self) -> NDArray[np.float32]:
+        """The tail: what `latency` samples of silence push out, `[shape=(sources, channels, latency)]`; then `reset`."""
+        tail = self.process(np.zeros((self.channels, self.latency), np.float32))
+        self.reset()
+        return tail
+
+    def reset(self) -> None:
+        """Forget all that was heard: every state array, the counters, the ramps; the controls stay as set."""
+        s = self.state
+        s.transform.reset()
+        self.network.reset()
+        s.held[:] = 1 / len(self.sources)
+        s.level[:-1] = np.where(s.controls.mute, 0.0, s.controls.gain)
+        s.level[-1] = s.controls.bypass[0]
+        for array in (s.x, s.y, s.fill, s.counts):
+            array[:] = 0
+
+    # ------------------------------------------------------------------------------------------------------- controls
+
+    def gain(self, source: str) -> float:
+        """Gain of `source`, dB."""
+        linear = float(self.state.controls.gain[self._index(source)])
+        return 20 * math.log10(linear) if linear > 0 else GAIN_DB[0]
+
+    def set_gain(self, source: str, db: float) -> float:
+        """Set the gain of `source` (dB, clamped to `GAIN_DB`); the value really set. It ramps over one hop.
+
+        Raises
+        ------
+        ValueError
+            no such source, or not a number.
+        """
+        if math.isnan(db):
+            raise ValueError(f"gain={db} dB is not a number: expected {GAIN_DB[0]} to {GAIN_DB[1]}")
+        db = min(max(float(db), GAIN_DB[0]), GAIN_DB[1])
+        self.state.controls.gain[self._index(source)] = 10 ** (db / 20) if db > GAIN_DB[0] else 0.0
+        return db
+
+    def mute(self, source: str) -> bool:
+        """Whether `source` is muted."""
+        return bool(self.state.controls.mute[self._index(source)])
+
+    def set_mute(self, source: str, mute: bool) -> None:
+        """Mute `source` or let it sound; ValueError if there is no such source."""
+        self.state.controls.mute[self._index(source)] = bool(mute)
+
+    @property
+    def bypass(self) -> bool:
+        """While set, the first source carries the delayed input and the others are silent."""
+        return bool(self.state.controls.bypass[0])
+
+    @bypass.setter
+    def bypass(self, on: bool) -> None:
+        self.state.controls.bypass[0] = bool(on)
+
+    def _index(self, source: str) -> int:
+        if source not in self.sources:
+            raise ValueError(f"source {source!r} is unknown: expected one of {', '.join(self.sources)}")
+        return self.sources.index(source)
+
+
+def _make_state(geometry: stft.Geometry, network: ort.Network, channels: int) -> Hop:
+    mask = network.mask[0, 0]
+    sources = mask.shape[0]
+    transform = stft.make_transform(geometry, channels, sources)
+    return Hop(
+        transform=transform,
+        mag=network.mag[0, 0],
+        mask=mask,
+        held=np.zeros((sources, geometry.n_bins), np.float32),
+        mag_scale=stft.mag_scale(transform.analysis),
+        controls=Controls(np.ones(sources), np.zeros(sources, np.int64), np.zeros(1, np.int64)),
+        level=np.zeros(sources + 1),
+        x=np.zeros((channels, geometry.hop_length), np.float32),
+        y=np.zeros((sources, channels, geometry.hop_length), np.float32),
+        fill=np.zeros(1, np.int64),
+        counts=np.zeros(len(COUNTS), np.int64),
+    )

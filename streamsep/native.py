@@ -1,0 +1,127 @@
+"""What Numba lacks for an audio path without Python: calls by address, atomics, a clock and a sleep.
+
+Addresses are plain integers. That keeps every caller cacheable on disk (a ctypes object in a global would not be) and free
+of the GIL. The functions here are for POSIX systems; where `AVAILABLE` is False the daemon falls back to Python threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+AVAILABLE = sys.platform != "win32"
+# SCHED_FIFO priorities: above ordinary work, below the audio servers (JACK 10 and up, PipeWire 88).
+WORKER_PRIORITY, FILE_PRIORITY = 8, 9
+_CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
+_I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+
+
+class Clock(NamedTuple):
+    """Addresses of the C library's `clock_gettime` and `nanosleep`, to hand to compiled code."""
+
+    gettime: int
+    nanosleep: int
+
+
+def clock() -> Clock:
+    """The C library's clock."""
+    libc = ctypes.CDLL(None)
+    return Clock(*(_address(getattr(libc, name)) for name in ("clock_gettime", "nanosleep")))
+
+
+def _address(function: object) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+
+
+def _function(builder, address, result, *arguments):
+    return builder.inttoptr(address, ir.FunctionType(result, arguments).as_pointer())
+
+
+def become_realtime(priority: int) -> bool:
+    """Ask for real-time scheduling of the calling thread; whether the system granted it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+@intrinsic
+def monotonic_ns(typingctx, gettime):
+    """`monotonic_ns(gettime)`: nanoseconds of the monotonic clock; `gettime` is the address of `clock_gettime`."""
+
+    def codegen(context, builder, sig, args):
+        spec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
+        first = builder.bitcast(spec, _I64.as_pointer())
+        builder.call(_function(builder, args[0], _I32, _I32, _I64.as_pointer()), [_I32(_CLOCK_MONOTONIC), first])
+        second = builder.load(builder.gep(first, [_I32(1)]))
+        return builder.add(builder.mul(builder.load(first), _I64(1_000_000_000)), second)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def sleep_ns(typingctx, nanosleep, duration):
+    """`sleep_ns(nanosleep, duration)`: sleep for `duration` < 1e9 nanoseconds; `nanosleep` is the function's address."""
+
+    def codegen(context, builder, sig, args):
+        spec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
+        first = builder.bitcast(spec, _I64.as_pointer())
+        builder.store(_I64(0), first)
+        builder.store(args[1], builder.gep(first, [_I32(1)]))
+        function = _function(builder, args[0], _I32, _I64.as_pointer(), _I64)
+        return builder.sext(builder.call(function, [first, _I64(0)]), _I64)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_acquire(typingctx, address):
+    """`load_acquire(address)`: the int64 at `address`; what its writer stored before it is visible after."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(builder.inttoptr(args[0], _I64.as_pointer()), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def store_release(typingctx, address, value):
+    """`store_release(address, value)`: publish an int64, and with it all that was stored before."""
+
+    def codegen(context, builder, sig, args):
+        builder.store_atomic(args[1], builder.inttoptr(args[0], _I64.as_pointer()), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_void(typingctx, address, argument):
+    """`call_void(address, argument)`: call `void f(void *)`, for example a C library's release function."""
+
+    def codegen(context, builder, sig, args):
+        builder.call(_function(builder, args[0], ir.VoidType(), _I64), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def ort_run(typingctx, run, session, names_in, values_in, count_in, names_out, count_out, values_out):
+    """`OrtApi::Run(session, NULL, ...)` by address; returns the OrtStatus pointer, 0 when all went well."""
+
+    def codegen(context, builder, sig, args):
+        function = _function(builder, args[0], _I64, *[_I64] * 8)
+        # (session, run_options, input_names, inputs, input_len, output_names, output_names_len, outputs)
+        return builder.call(function, [args[1], _I64(0), *args[2:]])
+
+    return types.int64(*[types.int64] * 8), codegen

@@ -1,0 +1,77 @@
+"""Fixtures shared by the rooms' tests."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Numba's disk cache looks only at the file of the outermost function: a kernel that calls a changed kernel of another file
+# would come back stale. Here every state of the sources has a cache of its own.
+_sources = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((ROOT / "streamsep").rglob("*.py")))).hexdigest()
+os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "numba" / _sources[:16])
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+
+from streamsep import model as models  # noqa: E402
+from tests import graphs  # noqa: E402
+
+DATA = ROOT.parent / "shared" / "data"
+
+
+def need(condition: object, what: str) -> None:
+    """Skip where `what` is missing; in CI, and with real data lying there, nothing may be missing."""
+    if condition:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and in CI nothing may be skipped for that")
+    pytest.skip(f"{what} is missing")
+
+
+def need_program(name: str) -> str:
+    path = shutil.which(name)
+    need(path, f"the program {name}")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def lstm(folder) -> models.Model:
+    """A small network with random weights and real state."""
+    return models.load(graphs.lstm(folder / "lstm.onnx"))
+
+
+@pytest.fixture(scope="session")
+def identity(folder) -> models.Model:
+    """Everything is vocals."""
+    return models.load(graphs.constant(folder / "identity.onnx", (1, 0)))
+
+
+@pytest.fixture(scope="session")
+def live() -> models.Model:
+    """The model that ships."""
+    return models.load("live")
+
+
+@pytest.fixture(scope="session")
+def song() -> tuple[np.ndarray, int]:
+    """The bundled song's mixture, float32 [shape=(channels, samples)], and its rate."""
+    from streamsep.demo import STEMS
+
+    stems = [soundfile.read(path, dtype="float32", always_2d=True) for path in STEMS.values()]
+    return np.ascontiguousarray(sum(x for x, _ in stems).T), stems[0][1]
+
+
+@pytest.fixture(scope="session")
+def song_file(song, folder) -> Path:
+    path = folder / "mixture.wav"
+    soundfile.write(path, song[0].T, song[1], subtype="FLOAT")
+    return path

@@ -1,0 +1,117 @@
+"""The C path is the reference, bit by bit; what fails says so and leaves the process and the state alive."""
+
+import gc
+import threading
+
+import numpy as np
+import onnx
+import pytest
+
+from streamsep import model, ort
+from tests import graphs
+
+
+def run(network, frames):
+    masks = []
+    for mag in frames:
+        network.mag[0, 0] = mag
+        assert network.step()
+        masks.append(network.mask.copy())
+    return np.array(masks)
+
+
+@pytest.mark.parametrize("which", ["lstm", "live"])
+def test_native_step_equals_session(which, request):
+    chosen = request.getfixturevalue(which)
+    frames = np.random.default_rng(0).random((200, 513), np.float32) ** 4
+    native, session = ort.NativeNetwork(chosen), ort.SessionNetwork(chosen)
+    first = run(native, frames)
+    np.testing.assert_array_equal(first, run(session, frames))
+    assert np.ptp(first, axis=0).max() > 0.01  # the network does answer
+    native.reset()
+    np.testing.assert_array_equal(run(native, frames), first)  # reset really clears the state
+
+
+def test_state_is_carried(lstm):
+    network = ort.NativeNetwork(lstm)
+    frame = np.full((1, 513), 0.1, np.float32)
+    first, second = run(network, frame), run(network, frame)
+    assert np.abs(first - second).max() > 1e-4
+
+
+def test_a_failed_step_is_reported_and_keeps_the_state(lstm):
+    network, twin = ort.NativeNetwork(lstm), ort.NativeNetwork(lstm)
+    frames = np.random.default_rng(1).random((6, 513), np.float32)
+    run(network, frames[:3])
+    run(twin, frames[:3])
+    names = network.compiled.names_in
+    broken = network.compiled._replace(names_in=network.compiled.names_out)  # asks for inputs the graph does not have
+    network.compiled = broken
+    assert not network.step()
+    assert not network.step()
+    assert "mask" in network.error
+    network.compiled = broken._replace(names_in=names)
+    np.testing.assert_array_equal(run(network, frames[3:]), run(twin, frames[3:]))
+    network.reset()
+    assert network.error is None
+
+
+def test_no_gil_in_a_step(lstm):
+    """Two threads stepping two networks from compiled code: neither disturbs the other's state."""
+    frames = np.random.default_rng(2).random((100, 513), np.float32)
+    expected = run(ort.NativeNetwork(lstm), frames)
+    results = [None] * 2
+    networks = [ort.NativeNetwork(lstm) for _ in results]
+
+    def job(i):
+        results[i] = run(networks[i], frames)
+
+    threads = [threading.Thread(target=job, args=(i,)) for i in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_cuda_is_used_or_refused_with_a_reason(lstm):
+    reason = ort.why_no_cuda()
+    if reason is None:
+        assert ort.open_network(lstm, "cuda")[0].provider == "cuda"
+        return
+    with pytest.raises(ort.OrtError, match="cuda.*use --provider cpu") as caught:
+        ort.open_network(lstm, "cuda")
+    assert "\n" not in str(caught.value)
+    network, notes = ort.open_network(lstm, "auto")
+    assert network.provider == "cpu"
+    assert notes == [f"cuda: {reason}"]
+
+
+def test_int8_does_not_go_to_the_gpu(live):
+    assert live.contract.precision == "int8"
+    network, notes = ort.open_network(live, "auto")
+    assert network.provider == "cpu"
+    assert "int8" in notes[0]
+
+
+def test_unknown_provider(lstm):
+    with pytest.raises(ValueError, match="provider='tpu'"):
+        ort.open_network(lstm, "tpu")
+
+
+def test_a_graph_that_cannot_run_is_one_error(tmp_path):
+    proto = onnx.load(graphs.lstm(tmp_path / "m.onnx"))
+    proto.graph.node[3].attribute[0].i = 99  # the LSTM's hidden size
+    onnx.save(proto, tmp_path / "bad.onnx")
+    with pytest.raises(model.ModelError, match="damaged"):
+        model.load(tmp_path / "bad.onnx")
+
+
+def test_networks_are_given_back(lstm):
+    for _ in range(20):
+        network = ort.NativeNetwork(lstm)
+        network.step()
+    network.close()
+    network.close()  # twice is harmless
+    gc.collect()
