@@ -19,6 +19,7 @@ from .osc import OscServer
 Device = FileDevice | PortAudioDevice
 Report = dict[str, object]
 
+_SILENT = 2.0  # s without a block: the device is gone, whatever PortAudio says (a killed JACK server stays "active")
 _TICK = 0.05  # s; how soon a signal or the end of a file is noticed
 
 
@@ -39,9 +40,8 @@ def run(config: Config, announce: Callable[[Report], None]) -> Report:
         separator.set_gain(source, db)
     live = Live(separator, device)
     osc = OscServer(separator, live.rings, config.osc_host, config.osc_port, lambda: _status(live))
-    with _signals() as stop:
+    with _signals() as stop, osc:
         live.prepare()
-        osc.start()
         try:
             live.open()
             announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"})
@@ -49,7 +49,6 @@ def run(config: Config, announce: Callable[[Report], None]) -> Report:
             gone = _wait(stop, live, config.duration)
         finally:
             live.stop()
-            osc.stop()
     if isinstance(device, FileDevice):
         if config.output not in (None, NONE):
             device.write(Path(str(config.output).removeprefix(FILE)))
@@ -105,6 +104,8 @@ def _status(live: Live) -> dict[str, int | float | str]:
             flat |= {f"{key}.{part}": number for part, number in value.items()}
         elif isinstance(value, bool | int):
             flat[key] = int(value)
+        elif isinstance(value, list):
+            flat[key] = ",".join(map(str, value))
         else:
             flat[key] = value if isinstance(value, float) else str(value)
     return flat
@@ -129,7 +130,7 @@ def _wait(stop: threading.Event, live: Live, duration: float | None) -> bool:
     """Until something ends the run; True if that was the device."""
     end = time.monotonic() + duration if duration else float("inf")
     while not stop.wait(min(_TICK, max(0.0, end - time.monotonic()))):
-        if live.device.finished:
+        if live.device.finished or live.silent_for() > _SILENT:
             return True
         if time.monotonic() >= end:
             break

@@ -6,6 +6,7 @@ waits for nothing and fills the whole output (`rings.exchange`). PortAudio is lo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import ctypes.util
@@ -40,6 +41,7 @@ from .rings import (
 FILE = "file:"
 NONE = "none"
 CLIENT_NAME = b"streamsep"  # the JACK client's; PortAudio keeps the pointer, so it must stay alive
+CLOSE_SECONDS = 2.0  # a living server lets go of a stream within a few periods
 TAIL_SECONDS = 0.5  # silence a file device plays after the file, for the delay to run out
 
 
@@ -248,13 +250,24 @@ class PortAudioDevice:
             raise DeviceError(self._problem(error)) from error
 
     def stop(self) -> None:
-        """Stop and close the stream."""
-        if self._stream is not None:
-            with contextlib.suppress(self._sd.PortAudioError):  # the server may be gone already
-                self._stream.abort()
-            with contextlib.suppress(self._sd.PortAudioError):
-                self._stream.close()
-            self._stream = None
+        """Stop and close the stream.
+
+        PortAudio waits for ever on a server that was killed. Then it is left behind, and not ended at exit either.
+        """
+        if self._stream is None:
+            return
+        closing = threading.Thread(target=self._close, args=(self._stream,), name="streamsep-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            atexit.unregister(self._sd._exit_handler)
+        self._stream = None
+
+    def _close(self, stream: Any) -> None:
+        with contextlib.suppress(self._sd.PortAudioError):  # the server may be gone already
+            stream.abort()
+        with contextlib.suppress(self._sd.PortAudioError):
+            stream.close()
 
     @property
     def latency(self) -> float:

@@ -21,7 +21,7 @@ def examine(name: str = "live") -> dict[str, object]:
         "network": _network(name),
         "cuda": ort.why_no_cuda() or "works",
         "portaudio": _portaudio(),
-        "realtime": _realtime(),
+        "realtime": realtime(),
         "jit_cache": _jit_cache(),
     }
 
@@ -49,7 +49,7 @@ def _portaudio() -> dict[str, object]:
     return {"works": True, "version": sd.get_portaudio_version()[1], "devices": len(device.devices())}
 
 
-def _realtime() -> dict[str, object]:
+def realtime() -> dict[str, object]:
     """Tried in a thread of its own, which takes the priority with it when it ends."""
     granted: list[bool] = []
     thread = threading.Thread(target=lambda: granted.append(native.become_realtime(native.WORKER_PRIORITY)))

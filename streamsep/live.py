@@ -33,6 +33,7 @@ from .rings import (
     STOP,
     Rings,
     arm,
+    clear,
     make_rings,
     position,
     publish,
@@ -149,6 +150,7 @@ class Live:
         self.times = stats.histogram()
         self.realtime = False
         self._thread: threading.Thread | None = None
+        self._seen = 0, time.monotonic()
         # Both are known, and constant, from `open` on.
         self.block = 0
         self.latency = Latency(separator.latency, 0, 0, separator.sample_rate)
@@ -157,9 +159,14 @@ class Live:
         """Compile the worker and warm the network, so that the first hop of sound costs no more than the others."""
         self.rings.header[STOP] = 1
         self._work()
-        self.rings.header[[STOP, RUNNING]] = 0
+        state = self.separator.state
+        take(self.rings, state.x)
         for _ in range(32):
             self.separator.hop()
+        put(self.rings, state.y)
+        stats.record(self.times, 1)
+        self.times[:] = 0
+        clear(self.rings)
         self.separator.reset()
 
     def open(self, timeout: float = 5.0) -> Latency:
@@ -201,6 +208,13 @@ class Live:
         publish(self.rings.header, STOP, 1)
         if self._thread:
             self._thread.join()
+
+    def silent_for(self) -> float:
+        """Seconds since the device last exchanged a block, as far as calls of this method can tell."""
+        calls, now = int(self.rings.header[CALLS]), time.monotonic()
+        if calls != self._seen[0]:
+            self._seen = calls, now
+        return now - self._seen[1]
 
     def report(self) -> dict[str, object]:
         """What happened so far: counters, step times (ms, all of a hop's work) and latency."""

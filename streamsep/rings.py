@@ -145,7 +145,10 @@ def take(rings, x):  # type: ignore[no-untyped-def]
         header[LOST] += skipped
         read += skipped * hop
         publish(header, OUT_WRITE, header[OUT_WRITE] + skipped * hop)
-        publish(header, TAP_WRITE, header[TAP_WRITE] + skipped * hop)
+        tap = header[TAP_WRITE]
+        for n in range(min(skipped * hop, capacity)):
+            rings.tap[(tap + n) & (capacity - 1)] = 0  # or a listener would hear an old lap
+        publish(header, TAP_WRITE, tap + skipped * hop)
     for n in range(hop):
         for c in range(x.shape[0]):
             x[c, n] = rings.inward[(read + n) & (capacity - 1), c]

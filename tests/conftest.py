@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 _sources = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((ROOT / "streamsep").rglob("*.py")))).hexdigest()
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "numba" / _sources[:16])
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two threads on a busy pair of cores wait for each other
+
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 
@@ -24,12 +26,18 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def need(condition: object, what: str) -> None:
-    """Skip where `what` is missing; in CI, and with real data lying there, nothing may be missing."""
+    """Skip where `what` is missing; in CI nothing may be missing that can be installed there."""
     if condition:
         return
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and in CI nothing may be skipped for that")
     pytest.skip(f"{what} is missing")
+
+
+def need_data() -> None:
+    """Skip where there is no folder of real recordings: no clone has one, CI's neither. Where it lies, the test must run."""
+    if not DATA.exists():
+        pytest.skip(f"{DATA} is missing: real recordings are not part of the repository")
 
 
 def need_program(name: str) -> str:

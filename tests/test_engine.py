@@ -6,7 +6,7 @@ import pytest
 from streamsep import model
 from streamsep.engine import GAIN_DB, Separator
 from tests import graphs
-from tests.conftest import DATA, need
+from tests.conftest import DATA, need_data
 
 RATES = (16000, 44100, 48000, 96000)
 
@@ -262,7 +262,7 @@ def sdr(true, estimate):
 
 def test_the_shipped_model_is_indifferent_to_level_and_rate(live):
     """Real voices over real accompaniments: the same NSDR (0.3 dB) from -40 to 0 dBFS, and at 16, 44.1, 48 and 96 kHz."""
-    need(DATA.is_dir(), "the folder of real recordings")
+    need_data()
     import soundfile
     import soxr
 

@@ -1,0 +1,101 @@
+"""Runs the benchmarks and writes bench/RESULTS.md: every figure in it comes from a command that anyone can run.
+
+    python bench/results.py            all of it (about ten minutes on two cores)
+    python bench/results.py speed      one section; the others stay as they are
+
+Sections whose recordings are missing (see bench/quality.py) stay as they are too.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "RESULTS.md"
+DATA = ROOT.parent / "shared" / "data"
+LEVELS, RATES = (-40, -20, 0), (16_000, 44_100, 48_000)
+
+
+def call(*arguments: object) -> dict[str, Any]:
+    """The JSON object that one of the benchmarks prints."""
+    command = [sys.executable, *map(str, arguments), "--json"]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def speed() -> str:
+    """bench/speed.py."""
+    command = [sys.executable, "bench/speed.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def quality() -> str:
+    """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
+    tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
+    lines = [
+        "Voice and accompaniment on the 100 clips of `bench/sets/public100.txt` (MIR-1K, singers not trained on), the paper's",
+        "protocol, through the runtime engine hop by hop, cold start included. dB.",
+        "",
+        "| rate | peak dBFS | voice GNSDR | GSIR | GSAR | accompaniment GNSDR |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rate, level in [(16_000, -6), *((16_000, level) for level in LEVELS), *((rate, -6) for rate in RATES[1:])]:
+        r = call(*tool, "--rate", rate, "--level", level)
+        v, a = r["vocals"], r["accompaniment"]
+        lines.append(f"| {rate} | {level} | {v['gnsdr']:.2f} | {v['gsir']:.2f} | {v['gsar']:.2f} | {a['gnsdr']:.2f} |")
+    song = call(*tool, "--song", DATA / "songs" / "sodium")
+    lines += [
+        "",
+        f"The song *sodium* (CC0, 48 kHz stereo, not trained on), {song['seconds']:g} s, plain SDR of the whole song:",
+        "",
+        "| source | SDR | gain over the mixture | SI-SDR | gain |",
+        "|---|---|---|---|---|",
+    ]
+    for source in ("vocals", "accompaniment"):
+        s = song[source]
+        lines.append(f"| {source} | {s['sdr']:.2f} | {s['sdr_gain']:.2f} | {s['si_sdr']:.2f} | {s['si_sdr_gain']:.2f} |")
+    return "\n".join(lines)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {"speed": ("Speed", speed), "quality": ("Quality", quality)}
+
+
+def write(name: str, text: str) -> None:
+    """Replace one section of RESULTS.md, between its markers, or add it."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    page = RESULTS.read_text() if RESULTS.exists() else HEAD
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    origin = f"`python bench/results.py {name}`, {date.today()}, commit {git}, Python {platform.python_version()}"
+    section = f"{begin}\n## {SECTIONS[name][0]}\n\n{text}\n\n({origin})\n{end}"
+    if begin in page:
+        page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]
+    else:
+        page = page.rstrip() + "\n\n" + section + "\n"
+    RESULTS.write_text(page)
+
+
+HEAD = """# Results
+
+Written by `make bench`. Machines differ and are shared: read ratios within one table, not milliseconds across machines.
+What has not been run is said at the end of ARCHITECTURE.md.
+"""
+
+
+def main() -> None:
+    """Run the sections named, or all."""
+    names = sys.argv[1:] or list(SECTIONS)
+    for name in names:
+        if name not in SECTIONS:
+            sys.exit(f"results: section {name!r} is unknown: expected one of {', '.join(SECTIONS)}")
+        if name == "quality" and not DATA.is_dir():
+            print(f"results: {DATA} is missing: the section {name!r} stays as it is", file=sys.stderr)
+            continue
+        write(name, SECTIONS[name][1]())
+
+
+if __name__ == "__main__":
+    main()

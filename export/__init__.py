@@ -1,0 +1,4 @@
+"""Checkpoint -> one `.onnx` file with its contract, checked against PyTorch.
+
+Run from a checkout: `python -m export CHECKPOINT -o FILE.onnx`.
+"""

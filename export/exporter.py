@@ -1,0 +1,115 @@
+"""One checkpoint in, one checked model file out, or none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+import streamsep.model
+from streamsep.model import METADATA_KEY, Contract
+from train import checkpoint
+from train.config import Config
+from train.model import MaskLSTM
+
+from . import graph, parity
+from .parity import Parity
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def export(source: Path, target: Path, precision: Precision = "fp32", roots: Sequence[Path] = ()) -> tuple[Contract, Parity]:
+    """Write the checkpoint at `source` as a model file at `target`.
+
+    The file is made and checked under another name and renamed last: where anything fails, what was at `target` stays.
+
+    Raises
+    ------
+    CheckpointError, DataError, ParityError, ModelError
+        the checkpoint or the data cannot be read; the file differs from the network; the runtime refuses the file.
+    """
+    content = checkpoint.load(source)
+    config, model = checkpoint.config_of(content), checkpoint.trained(content)
+    mags, sounds = parity.recordings(config, roots)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+        made = Path(folder) / "model.onnx"
+        write(model, made, precision)
+        result = parity.measure(model, made, mags)
+        result.check(precision)
+        contract = describe(content, config, precision, result, sounds)
+        _attach(made, contract)
+        streamsep.model.load(made)
+        os.replace(made, target)
+    return contract, result
+
+
+def write(model: MaskLSTM, path: Path, precision: Precision) -> None:
+    """The bare graph, without its contract."""
+    onnx.save(graph.build(model, "fp16" if precision == "fp16" else "fp32"), path)
+    if precision == "int8":
+        _quantise(path)
+
+
+def _quantise(path: Path) -> None:
+    """LSTM layers and heads to 8 bits, in place: weights per channel, activations by what each call holds."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # it advises shape inference, which a graph with named axes and known ranks does not need
+    try:
+        quantize_dynamic(path, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM", "MatMul"])
+    finally:
+        log.setLevel(level)
+
+
+def describe(content: dict[str, Any], config: Config, precision: Precision, result: Parity, sounds: str) -> Contract:
+    """What the file says about itself; names and figures, no paths."""
+    quality: dict[str, Any] = {
+        "parity": {
+            "against": "PyTorch fp32, whole sequence; the file hop by hop on the CPU",
+            "sounds": sounds,
+            "mask_largest_difference": float(f"{result.difference:.3g}"),
+            "mask_snr_db": round(result.snr_db, 1),
+        }
+    }
+    if content["history"]:
+        last = content["history"][-1]
+        quality["validation"] = {
+            "measure": "NSDR, dB, plain SDR at 0 dB, mean over the clips named in training.validation; fp32 weights in PyTorch"
+        } | {k: round(v, 2) for k, v in last.items() if k.startswith("nsdr_")}
+    training = {
+        "data": content["data"],
+        "validation": content["validation"],
+        "commit": content["commit"],
+        "steps": content["step"],
+        "minutes": round(content["seconds"] / 60, 1),
+        "config": {k: v for k, v in content["config"].items() if k not in ("name", "licence", "sources")},
+        "torch": torch.__version__,
+    }
+    return Contract(
+        name=config.name,
+        sample_rate=config.sample_rate,
+        n_fft=config.n_fft,
+        synthesis_length=config.synthesis_length,
+        hop_length=config.hop_length,
+        n_bins=config.n_bins,
+        sources=config.sources,
+        layers=config.layers,
+        hidden=config.hidden,
+        precision=precision,
+        licence=config.licence,
+        training=training,
+        quality=quality,
+    )
+
+
+def _attach(path: Path, contract: Contract) -> None:
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {METADATA_KEY: contract.model_dump_json()})
+    onnx.save(model, path)

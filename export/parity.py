@@ -1,0 +1,122 @@
+"""Does the file say what the network says? PyTorch over a whole recording against ONNX Runtime hop by hop.
+
+    fp32    largest difference of any mask value: 1e-4 at most. Only the order of sums differs.
+    fp16    mask signal-to-noise ratio, dB: at least 40. Trained networks reach 78 to 80 (half precision has 11 bits).
+    int8    the same: at least 20. Trained networks reach 53 to 56; at 20 the noise would still lie below what the best
+            possible masks of this kind leave of the other source (12 to 14 dB).
+
+The mask's signal-to-noise ratio is 10 log10(sum m² / sum (m' - m)²) over all frames, bins and sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from train import datasets
+from train.config import Config
+from train.model import MaskLSTM
+from train.stft import Transform
+
+LARGEST_DIFFERENCE = 1e-4
+LEAST_SNR_DB = {"fp16": 40.0, "int8": 20.0}
+RECORDINGS, SECONDS = 3, 8.0
+
+Mags = NDArray[np.float32]
+
+
+class ParityError(Exception):
+    """The exported file does not do what the checkpoint does."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the file is from the network."""
+
+    difference: float
+    snr_db: float
+
+    def check(self, precision: str) -> None:
+        """Raise ParityError if this is too far for `precision`."""
+        if precision == "fp32" and not self.difference <= LARGEST_DIFFERENCE:
+            raise ParityError(
+                f"masks differ from PyTorch's by {self.difference:.2g}: expected at most {LARGEST_DIFFERENCE:g} "
+                "(report it, with the checkpoint); no file is written"
+            )
+        least = LEAST_SNR_DB.get(precision, -np.inf)
+        if not self.snr_db >= least:
+            raise ParityError(
+                f"mask SNR is {self.snr_db:.1f} dB: expected at least {least:g} for {precision}; no file is written"
+            )
+
+
+def recordings(config: Config, roots: Sequence[Path]) -> tuple[list[Mags], str]:
+    """Magnitudes `[shape=(1, frames, n_bins)]` of what parity is measured on, and its name.
+
+    Mixtures of the first data sets' recordings, or, without any, sounds made from a fixed seed.
+    """
+    files = [f for root in roots for f in _spread(datasets.scan(root))]
+    signals = [_mixture(datasets.read(f, config.sample_rate, stop=SECONDS)) for f in files[:RECORDINGS]]
+    name = ", ".join(f.name for f in files[:RECORDINGS])
+    if not signals:
+        signals, name = [synthetic(config.sample_rate)], "synthetic sounds from a fixed seed"
+    transform = Transform(config.n_fft, config.synthesis_length, config.hop_length)
+    return [transform.magnitude(transform.analyse(torch.from_numpy(s)[None])).numpy() for s in signals], name
+
+
+def _spread(files: Sequence[datasets.Files]) -> Sequence[datasets.Files]:
+    """From all over the list: neighbours are of one singer."""
+    return files[:: max(1, len(files) // RECORDINGS)]
+
+
+def _mixture(recording: datasets.Recording) -> datasets.Signal:
+    stems = [s for s in (recording.voice, recording.accompaniment) if s is not None]
+    if not stems:
+        raise datasets.DataError(f"recording {recording.name!r} is silent: parity needs sound, give other --data")
+    mixture: datasets.Signal = (0.05 * np.sum(stems, axis=0)).astype(np.float32)  # -26 dBFS each
+    return mixture
+
+
+def synthetic(rate: int, seed: int = 0) -> datasets.Signal:
+    """Gliding harmonic tones over noise bursts `[shape=(samples,)]`: no music, but all bins move."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(SECONDS * rate)) / rate
+    glide = 2 * np.pi * np.cumsum(220 * 2 ** (np.sin(2 * np.pi * 0.3 * t) / 2)) / rate
+    tones = np.sum([np.sin(k * glide + rng.uniform(0, 6)) / k for k in range(1, 12)], axis=0)
+    tremolo = 0.6 + 0.4 * np.sin(2 * np.pi * 1.7 * t)
+    bursts = rng.standard_normal(len(t)) * np.exp(-12 * (t * 2 % 1))
+    signal: datasets.Signal = (0.05 * (tones * tremolo + bursts)).astype(np.float32)
+    return signal
+
+
+def measure(model: MaskLSTM, path: Path, mags: Sequence[Mags]) -> Parity:
+    """Compare the network with the file at `path` on magnitudes `[shape=(1, frames, n_bins)]` each."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # a single frame is too little for two
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    pairs = [(whole(model, mag), hop_by_hop(session, model, mag)) for mag in mags]
+    truth, got = (np.concatenate(m, 1).astype(np.float64) for m in zip(*pairs, strict=True))
+    noise = float(np.square(got - truth).sum())
+    return Parity(float(np.abs(got - truth).max()), float(10 * np.log10(np.square(truth).sum() / max(noise, 1e-30))))
+
+
+@torch.no_grad()
+def whole(model: MaskLSTM, mag: Mags) -> NDArray[np.float32]:
+    """PyTorch's masks `[shape=(streams, frames, sources, n_bins)]` in one call."""
+    return model(torch.from_numpy(mag), model.initial(len(mag)))[0].numpy()
+
+
+def hop_by_hop(session: onnxruntime.InferenceSession, model: MaskLSTM, mag: Mags) -> NDArray[np.float32]:
+    """The file's masks, one frame a call, its state carried."""
+    h, c = (s.numpy() for s in model.initial(len(mag)))
+    masks = []
+    for t in range(mag.shape[1]):
+        mask, h, c = session.run(["mask", "h_out", "c_out"], {"mag": mag[:, t : t + 1], "h": h, "c": c})
+        masks.append(mask)
+    return np.concatenate(masks, 1)

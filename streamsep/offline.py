@@ -1,0 +1,381 @@
+"""A file through the same engine: read, separated and written block by block; an hour takes the memory of a second.
+
+The stems lie exactly over the input: same rate, channels and number of frames, the engine's latency removed (its first
+`latency` samples are dropped, as many of silence push out the tail). They are 32-bit float WAV whatever the input was:
+a source may exceed the full scale of the mixture it comes from, which integers would clip, and in float the sources
+still add up to the input. From 4 GiB on a file is RF64, WAV's own 64-bit form.
+
+Stems appear whole or not at all: they are written under temporary names beside their places and renamed at the end.
+This module knows files; it knows neither devices nor the network, nor how its caller shows progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from . import StreamsepError
+from .engine import Separator
+from .model import Model
+from .ort import PROVIDERS
+
+BLOCK = 32_768  # frames read at a time: under a second at any usual rate, so that Ctrl-C is heard
+WAV_LIMIT = 2**32 - 2**16  # bytes of samples that a WAV file holds for certain, its header aside
+UNKNOWN = 2**63 - 1  # libsndfile's frame count where a stream does not tell its length
+
+Progress = Callable[[int, int], None]
+
+
+class AudioFileError(StreamsepError):
+    """A sound file cannot be read, separated or written; the message is one line and names the cure."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one file."""
+
+    input: Path
+    paths: dict[str, Path]  # by source, in the model's order
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # of the input, and of every stem
+    latency: int  # samples, already removed
+    elapsed: float  # seconds, with reading and writing, without loading the model
+    counts: dict[str, int]  # `Separator.counts`
+    error: str | None  # what the first failed network step said
+    provider: str
+    provider_notes: tuple[str, ...]  # why nothing better runs here
+    native: bool
+
+    @property
+    def seconds(self) -> float:
+        """Length of the sound, seconds."""
+        return self.frames / self.sample_rate
+
+    @property
+    def real_time_factor(self) -> float:
+        """Time spent over time sounding; below 1 is faster than real time."""
+        return self.elapsed / self.seconds
+
+    @property
+    def failed(self) -> int:
+        """Hops whose mask is not the network's: its step failed, or what it gave was no mask; an old one stood in."""
+        return self.counts["failed_steps"] + self.counts["bad_masks"]
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+class _Sound(soundfile.SoundFile):
+    """Read front to back only: soundfile seeks after every block of a seekable file and fails where no end is known."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Reader:
+    """A sound file, read once from its beginning in blocks; a context manager.
+
+    Attributes: `path`, `sample_rate` (Hz), `channels`, and `frames`, which is 0 where the file does not tell its length
+    and too high for a cut-off MP3. What `blocks` gives counts.
+
+    Raises
+    ------
+    AudioFileError
+        no such file, no permission, or nothing that libsndfile reads.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._sound = _open(self.path)
+        self.sample_rate: int = self._sound.samplerate
+        self.channels: int = self._sound.channels
+        self.frames: int = self._sound.frames if self._sound.frames < UNKNOWN else 0
+        if self._sound.frames == 0:
+            self.close()
+            raise AudioFileError(f"{self.path} holds 0 frames of sound: expected at least 1; record or export it again")
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._sound.close()
+
+    def blocks(self, size: int = BLOCK) -> Iterator[NDArray[np.float32]]:
+        """The whole file, float32 `[shape=(channels, frames)]`, full scale 1.0, at most `size` frames at a time.
+
+        Raises
+        ------
+        AudioFileError
+            the file is damaged part of the way.
+        """
+        done = 0
+        while True:
+            try:
+                block = self._sound.read(size, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise AudioFileError(
+                    f"{self.path} is damaged or cut off after {done / self.sample_rate:.1f} s ({_reason(error)}): "
+                    f"expected {f'{self.frames / self.sample_rate:.1f} s' if self.frames else 'more'}; "
+                    "get a whole copy, or save what is left with: ffmpeg -i FILE saved.wav"
+                ) from error
+            if not len(block):
+                return
+            done += len(block)
+            yield np.ascontiguousarray(block.T)
+
+
+def _open(path: Path) -> _Sound:
+    try:
+        path.open("rb").close()  # the system says why not; libsndfile would say "System error."
+        sound = _Sound(path)
+        if sound.format == "MP3" and os.name == "posix":
+            return _whole_mp3(path) or sound
+        return sound
+    except (OSError, soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
+        raise AudioFileError(
+            f"{path} cannot be read ({_reason(error)}): expected a sound file such as WAV, FLAC, Ogg, Opus or MP3; "
+            "check the path, or convert the file with: ffmpeg -i FILE converted.wav"
+        ) from error
+
+
+def _whole_mp3(path: Path) -> _Sound | None:
+    """An MP3 file whose header has no frame count, read through a pipe; None where it has one.
+
+    libsndfile guesses such a file's length from its first bit rate and stops there, halfway through a song of variable
+    rate. From a pipe it cannot guess, and reads to the end.
+    """
+    read_end, write_end = os.pipe()
+
+    def pump() -> None:
+        with contextlib.suppress(OSError), open(write_end, "wb") as pipe, path.open("rb") as file:
+            _skip_tags(file)
+            shutil.copyfileobj(file, pipe)  # ends with BrokenPipeError when the reader has enough
+
+    threading.Thread(target=pump, daemon=True, name="mp3").start()
+    with contextlib.suppress(soundfile.SoundFileError):
+        sound = _Sound(read_end, closefd=True)
+        if sound.frames == UNKNOWN:
+            return sound
+        sound.close()
+    return None
+
+
+def _skip_tags(file: BinaryIO) -> None:
+    """Pass over ID3v2 tags: a cover picture is more than libsndfile skips in a pipe."""
+    while (head := file.read(10)).startswith(b"ID3") and len(head) == 10:
+        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]  # seven bits a byte
+        file.seek(size, os.SEEK_CUR)
+    file.seek(-len(head), os.SEEK_CUR)
+
+
+def _reason(error: Exception) -> str:
+    """The heart of a system or libsndfile error, without its path and full stop."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return text.removeprefix("Error : ").rstrip(".")
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def replacing(*paths: Path) -> Iterator[list[Path]]:
+    """Empty files under temporary names beside `paths`, all in one folder; in the end they take the places of `paths`.
+
+    Whatever ends the body early, Ctrl-C included, leaves the old files and folders as they were.
+
+    Raises
+    ------
+    AudioFileError
+        the folder cannot be made or written.
+    """
+    folder = paths[0].parent
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
+    parts = [p.with_name(f".{p.name}.{secrets.token_hex(4)}.part") for p in paths]
+    try:
+        with _folder_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in parts:
+                part.touch(exist_ok=False)
+        yield parts
+        with _folder_errors(folder):
+            for part, path in zip(parts, paths, strict=True):
+                os.replace(part, path)
+    finally:
+        for part in parts:
+            with contextlib.suppress(OSError):  # most often: it has been renamed
+                part.unlink()
+        for made_here in made:
+            with contextlib.suppress(OSError):  # most often: it is not empty
+                made_here.rmdir()
+
+
+@contextlib.contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AudioFileError(
+            f"output folder {folder} cannot be written ({_reason(error)}): "
+            "expected a folder that may be written; choose another"
+        ) from error
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise AudioFileError(
+            f"output folder {folder} has {free / 2**20:.0f} MiB free: expected {needed / 2**20:.0f} MiB for the stems; "
+            "free some space or choose another folder"
+        )
+
+
+def _container(size: int) -> str:
+    """The form of WAV that holds `size` bytes of samples."""
+    return "WAV" if size <= WAV_LIMIT else "RF64"
+
+
+@contextlib.contextmanager
+def _stems(paths: Iterable[Path], reader: Reader) -> Iterator[list[soundfile.SoundFile]]:
+    """Stems for the sound of `reader`, open for writing under temporary names."""
+    paths = list(paths)
+    size = 4 * reader.channels * reader.frames
+    container = _container(size) if size else "RF64"
+    try:
+        with replacing(*paths) as parts, contextlib.ExitStack() as files:
+            _check_space(paths[0].parent, size * len(paths))
+            arguments = ("w", reader.sample_rate, reader.channels, "FLOAT")
+            yield [files.enter_context(soundfile.SoundFile(p, *arguments, format=container)) for p in parts]
+            files.close()  # before they are renamed: closing writes the headers
+    except soundfile.SoundFileError as error:
+        raise AudioFileError(
+            f"stems in {paths[0].parent} cannot be written ({_reason(error)}): expected room for them; "
+            "free some space or choose another folder"
+        ) from error
+
+
+# ----------------------------------------------------------------------------------------------------------- separating
+
+
+def aligned(separator: Separator, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Separate a finite stream from a cold start and remove the latency: as many samples come out as go in.
+
+    Parameters
+    ----------
+    separator
+        it is reset first, and keeps its counts and error afterwards.
+    blocks : float32 [shape=(channels, samples)]
+        of any lengths.
+
+    Yields
+    ------
+    float32 [shape=(sources, channels, samples)]
+        the sources, in other blocks than the input's.
+    """
+    separator.reset()
+    early = separator.latency  # samples to come that belong before the input's first
+    tail = np.zeros((separator.channels, separator.latency), np.float32)
+    for block in itertools.chain(blocks, [tail]):
+        y = separator.process(block)
+        skip = min(early, y.shape[2])
+        early -= skip
+        if skip < y.shape[2]:
+            yield y[:, :, skip:]
+
+
+def separate(
+    path: str | Path, out_dir: str | Path, model: Model, provider: str = "auto", progress: Progress | None = None
+) -> Result:
+    """Write `out_dir/<stem of path's name>/<source>.wav` for every source of `model`.
+
+    Parameters
+    ----------
+    path
+        any file that libsndfile reads, 8 to 192 kHz, 1 to 8 channels, of any length.
+    provider
+        "auto", "cpu" or "cuda" (see `ort.open_network`).
+    progress
+        called after every block with the frames done and the frames of the whole file, which are those done where the
+        file does not tell. What it raises ends the work and leaves no trace.
+
+    Raises
+    ------
+    AudioFileError
+        the input cannot be read, does not fit the engine, or the output cannot be written.
+    ort.OrtError
+        the provider that was asked for does not work here.
+
+    A network step that fails on the way raises nothing (the last mask stands in): see `Result.failed`, `Result.error`.
+    """
+    with Reader(path) as reader:
+        separator = _separator(reader, model, provider)
+        folder = Path(out_dir) / reader.path.stem
+        paths = {source: folder / f"{source}.wav" for source in separator.sources}
+        _spare_input(reader.path, paths.values())
+        separator.process(np.zeros((reader.channels, 0), np.float32))  # compiles, on a machine's first run
+        started = time.perf_counter()
+        frames = 0
+        with _stems(paths.values(), reader) as files:
+            for y in aligned(separator, _watched(reader, progress)):
+                frames += y.shape[2]
+                for file, stem in zip(files, y, strict=True):
+                    file.write(stem.T)
+            if not frames:
+                raise AudioFileError(f"{path} gave 0 of its {reader.frames} frames: expected sound; get a whole copy")
+        return Result(
+            input=reader.path,
+            paths=paths,
+            sample_rate=reader.sample_rate,
+            channels=reader.channels,
+            frames=frames,
+            latency=separator.latency,
+            elapsed=time.perf_counter() - started,
+            counts=separator.counts,
+            error=separator.error,
+            provider=separator.network.provider,
+            provider_notes=tuple(separator.provider_notes),
+            native=separator.native,
+        )
+
+
+def _separator(reader: Reader, model: Model, provider: str) -> Separator:
+    try:
+        return Separator(model, reader.sample_rate, reader.channels, provider)
+    except ValueError as error:
+        if provider not in PROVIDERS:
+            raise
+        cure = "convert it with: ffmpeg -i FILE -ar 48000 -ac 2 converted.wav"
+        raise AudioFileError(f"{reader.path} does not fit the engine: {error}; {cure}") from error
+
+
+def _spare_input(path: Path, outputs: Iterable[Path]) -> None:
+    for output in outputs:
+        if output.exists() and output.samefile(path):
+            raise AudioFileError(f"{path} would be overwritten by its own stem: expected another output folder; choose one")
+
+
+def _watched(reader: Reader, progress: Progress | None) -> Iterator[NDArray[np.float32]]:
+    """The reader's blocks; reports each when the next one is asked for, which is when its stems are written."""
+    done = 0
+    for block in reader.blocks():
+        yield block
+        done += block.shape[1]
+        if progress:
+            progress(done, max(done, reader.frames))

@@ -1,0 +1,222 @@
+"""The command line is a contract: names, JSON, exit codes, one line for an error, nothing half-written."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamsep import __version__
+from tests.conftest import DATA, ROOT, need_data
+
+
+def run(*arguments, cwd=ROOT, env=None):
+    command = [sys.executable, "-m", "streamsep", *map(str, arguments)]
+    path = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | path | (env or {}), timeout=240)
+
+
+def fails(result, code, *words):
+    assert result.returncode == code, result
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+def test_version_and_help():
+    assert __version__ in run("--version").stdout
+    top = run("--help").stdout
+    for command in ("separate", "run", "devices", "models", "doctor", "demo"):
+        assert command in top
+        assert run(command, "--help").returncode == 0
+    assert len(top.splitlines()) < 40
+
+
+def test_separate(tmp_path, song_file):
+    result = run("separate", song_file, "-o", tmp_path, "--plot", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    info = soundfile.info(song_file)
+    for source in ("vocals", "accompaniment"):
+        path = tmp_path / "mixture" / f"{source}.wav"
+        assert report["files"][source] == str(path)
+        stem = soundfile.info(path)
+        assert (stem.frames, stem.samplerate, stem.channels) == (info.frames, info.samplerate, info.channels)
+    assert (tmp_path / "mixture" / "spectrograms.png").stat().st_size > 50_000
+    assert report["latency_ms"] == 16
+    assert report["c_api"]
+    assert 0 < report["real_time_factor"] < 1
+    stems = sum(soundfile.read(tmp_path / "mixture" / f"{s}.wav")[0] for s in ("vocals", "accompaniment"))
+    np.testing.assert_allclose(stems, soundfile.read(song_file)[0], atol=2e-6)
+    text = run("separate", song_file, "-o", tmp_path)
+    assert "vocals.wav" in text.stdout
+    assert text.stderr == ""
+
+
+def test_separate_a_song_nobody_trained_on(tmp_path):
+    need_data()
+    stems = [
+        soundfile.read(DATA / "songs" / f"sodium.{s}.opus", start=48000 * 60, frames=48000 * 20)[0]
+        for s in ("vocals", "accompaniment")
+    ]
+    mixture = tmp_path / "sodium.flac"
+    soundfile.write(mixture, sum(stems), 48000)
+    assert run("separate", mixture, "-o", tmp_path / "out").returncode == 0
+    estimate = soundfile.read(tmp_path / "out" / "sodium" / "vocals.wav")[0]
+
+    def sdr(e):
+        return 10 * np.log10(np.sum(stems[0] ** 2) / np.sum((stems[0] - e) ** 2))
+
+    assert sdr(estimate) - sdr(sum(stems)) > 5
+
+
+def test_run_from_file_to_file(tmp_path, song_file):
+    beginning = tmp_path / "in.wav"
+    soundfile.write(beginning, soundfile.read(song_file, frames=96_000)[0], 48000)
+    config = tmp_path / "c.toml"
+    config.write_text(f'input = "file:{beginning}"\nosc_port = 0\n[gain]\nvocals = -90\n')
+    out = tmp_path / "out.wav"
+    result = run("run", "--config", config, "--output", f"file:{out}", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert {"hops", "late", "input_xruns", "output_xruns", "step_ms", "latency_ms"} <= report.keys()
+    assert "16.0 ms algorithmic" in result.stderr
+    played, rate = soundfile.read(out)
+    assert (rate, played.shape[1]) == (48000, 4)
+    assert np.abs(played[:, :2]).max() == 0  # the gain of the configuration holds from the first sample
+    assert np.abs(played[:, 2:]).max() > 0.01
+
+
+def test_models_and_doctor():
+    models = json.loads(run("models", "--json").stdout)
+    live = next(m for m in models if m["name"] == "live")
+    assert live["sources"] == ["vocals", "accompaniment"]
+    assert live["latency_ms"] == 16
+    assert live["quality"]["voice_gnsdr_db"] >= 5
+    facts = json.loads(run("doctor", "--json").stdout)
+    assert facts["network"]["works"]
+    assert facts["network"]["c_api"]
+    assert facts["network"]["provider"] == "cpu"
+    assert {"cuda", "portaudio", "realtime", "jit_cache"} <= facts.keys()
+    assert "live" in run("models").stdout
+    assert "network" in run("doctor").stdout
+
+
+def test_usage_errors_are_two(tmp_path, song_file):
+    fails(run("nosuch"), 2, "nosuch", "--help")
+    fails(run("separate"), 2, "INPUT", "--help")
+    fails(run("run", "--rate", "100"), 2, "rate=100", "8000")
+    fails(run("run", "--rate", "fast"), 2, "fast")
+    fails(run("run", "--frobnicate"), 2, "--frobnicate")
+    fails(run("run", "--config", tmp_path / "no.toml"), 2, "no.toml")
+    fails(run("separate", song_file, "--provider", "tpu"), 2, "tpu")
+
+
+def test_run_time_failures_are_one(tmp_path, song_file):
+    text = tmp_path / "text.wav"
+    text.write_text("not sound")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 48000)
+    truncated = tmp_path / "t.onnx"
+    truncated.write_bytes((ROOT / "streamsep/models/live.onnx").read_bytes()[:9999])
+    out = tmp_path / "out"
+    fails(run("separate", tmp_path / "none.wav", "-o", out), 1, "none.wav")
+    fails(run("separate", text, "-o", out), 1, "text.wav")
+    fails(run("separate", tmp_path / "empty.wav", "-o", out), 1, "empty.wav")
+    fails(run("separate", song_file, "-o", out, "--model", truncated), 1, "t.onnx")
+    fails(run("separate", song_file, "-o", out, "--model", "nosuch"), 1, "nosuch", "live")
+    fails(run("separate", song_file, "-o", out, "--provider", "cuda"), 1, "cuda")
+    assert not out.exists() or not list(out.rglob("*.*"))
+    fails(run("run", "--input", f"file:{text}"), 1, "text.wav")
+    fails(run("run", "--input", f"file:{song_file}", "--output", "speakers"), 1, "speakers")
+
+
+def test_osc_port_in_use(song_file):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        fails(run("run", "--input", f"file:{song_file}", "--osc-port", port), 1, str(port), "in use")
+
+
+@pytest.fixture
+def without_portaudio(tmp_path):
+    """An environment in which the dynamic linker's list of libraries does not name PortAudio."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, body in {"ldconfig": "", "gcc": "exit 1", "ld": "exit 1"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    # find_library asks /sbin/ldconfig by its full path: put an audit in front of it through sitecustomize instead.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ctypes.util\nfound = ctypes.util.find_library\n"
+        "ctypes.util.find_library = lambda name: None if 'portaudio' in name else found(name)\n"
+    )
+    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_only_devices_need_portaudio(tmp_path, song_file, without_portaudio):
+    fails(run("run", env=without_portaudio), 1, "PortAudio", "libportaudio2")
+    fails(run("devices", env=without_portaudio), 1, "libportaudio2")
+    assert run("separate", song_file, "-o", tmp_path, env=without_portaudio).returncode == 0
+    assert run("models", env=without_portaudio).returncode == 0
+    facts = json.loads(run("doctor", "--json", env=without_portaudio).stdout)
+    assert not facts["portaudio"]["works"]
+
+
+def test_runtime_needs_no_torch_and_no_training_code(tmp_path):
+    """Every module of the runtime imports where torch, onnx, train and export do not exist."""
+    shutil.copytree(ROOT / "streamsep", tmp_path / "streamsep", ignore=shutil.ignore_patterns("__pycache__"))
+    script = (
+        "import sys, importlib, pkgutil\n"
+        "for name in ('torch', 'onnx', 'onnxscript', 'train', 'export', 'bench', 'mir_eval'): sys.modules[name] = None\n"
+        "import streamsep\n"
+        "names = [m.name for m in pkgutil.iter_modules(streamsep.__path__, 'streamsep.') if not m.name.endswith('__main__')]\n"
+        "for name in names: importlib.import_module(name)\n"
+        "assert 'sounddevice' not in sys.modules, 'PortAudio is for those who use a device'\n"
+        "print(len(names))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= 15
+
+
+def test_dependencies_are_what_the_design_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime = " ".join(project["dependencies"])
+    assert "torch" not in runtime
+    assert {"cuda", "train", "dev"} <= project["optional-dependencies"].keys()
+    from packaging.requirements import Requirement
+
+    for system, machine, expected in (
+        ("linux", "x86_64", "onnxruntime-gpu"),
+        ("win32", "AMD64", "onnxruntime-gpu"),
+        ("linux", "aarch64", "onnxruntime"),
+        ("darwin", "arm64", "onnxruntime"),
+        ("darwin", "x86_64", "onnxruntime"),
+    ):
+        chosen = [
+            r.name
+            for r in map(Requirement, project["dependencies"])
+            if r.name.startswith("onnxruntime") and r.marker.evaluate({"sys_platform": system, "platform_machine": machine})
+        ]
+        assert chosen == [expected], (system, machine)
+
+
+def test_demo(tmp_path):
+    result = run("demo", "-o", tmp_path, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    for name in ("mixture", "vocals", "accompaniment"):
+        info = soundfile.info(tmp_path / f"{name}.wav")
+        assert 18 < info.duration < 22
+        assert (info.samplerate, info.channels) == (48000, 2)
+    assert (tmp_path / "spectrograms.png").stat().st_size > 100_000
+    assert report["nsdr_db"]["vocals"] > 3
+    assert report["latency_ms"]["algorithmic"] == 16
+    assert report["hops"] >= 20 * 125

@@ -1,0 +1,40 @@
+"""One list of settings: defaults, TOML, flags, in that order; nonsense is refused by name."""
+
+import pytest
+
+from streamsep.config import Config, ConfigError, load
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('model = "other.onnx"\nosc_port = 7000\n[gain]\nvocals = -12\n')
+    config = load(path, {"osc_port": 7001, "rate": None})
+    assert (config.model, config.osc_port, config.rate, config.block) == ("other.onnx", 7001, None, 0)
+    assert config.gain == {"vocals": -12}
+    assert load(None, {}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("blok = 3", "'blok' is unknown: expected one of input"),
+        ("rate = 100", "rate=100: expected"),
+        ('rate = "fast"', "rate='fast'"),
+        ("osc_port = 70000", "osc_port=70000"),
+        ("provider = 'tpu'", "provider='tpu': expected 'auto', 'cpu' or 'cuda'"),
+        ("duration = 0", "duration=0"),
+        ("= 3", "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path, text, says):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.toml", {})

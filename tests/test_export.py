@@ -1,0 +1,178 @@
+"""The export room: the file does what the network does, says what it is, or is not written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+
+import streamsep.model
+from export import exporter, graph, parity
+from export.__main__ import main
+from export.exporter import export
+from train import checkpoint, config
+from train.model import MaskLSTM
+
+ROOT = Path(__file__).parents[1]
+MIR1K = Path(__file__).parents[2] / "shared/data/mir1k"
+
+needs_mir1k = pytest.mark.skipif(not MIR1K.is_dir(), reason=f"{MIR1K} is missing: it is not part of the repository")
+
+
+def write_checkpoint(path: Path, settings: config.Config) -> Path:
+    """A checkpoint as `train` leaves it, of a network with random weights, strong enough that its state matters."""
+    torch.manual_seed(0)
+    model = checkpoint.network(settings)
+    with torch.no_grad():
+        for weight in model.lstm.parameters():
+            weight.mul_(2)
+        model.mean.uniform_(-6, -2)
+        model.std.uniform_(0.5, 2)
+    content = {
+        "config": settings.model_dump(mode="json"),
+        "data": [{"name": "nothing", "recordings": 0}],
+        "validation": [],
+        "commit": "0123456789ab",
+        "step": 7,
+        "seconds": 60.0,
+        "history": [{"nsdr_vocals": 1.234, "nsdr_accompaniment": 2.345, "loss": 0.1}],
+        "ema": model.state_dict(),
+    }
+    checkpoint.save(path, content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    settings = config.load("tiny").model_copy(update={"licence": "CC0-1.0"})
+    return write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", settings)
+
+
+@pytest.fixture(scope="module")
+def network(source) -> MaskLSTM:
+    return checkpoint.trained(checkpoint.load(source))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("roots", [(), pytest.param((MIR1K,), marks=needs_mir1k)], ids=["synthetic", "mir1k"])
+def test_the_file_does_what_the_network_does_and_loads(source, tmp_path, precision, roots):
+    contract, result = export(source, tmp_path / "out.onnx", precision, roots)
+    assert result.difference <= 1e-4 or precision != "fp32"
+    assert result.snr_db > {"fp32": 100, "fp16": 50, "int8": 30}[precision]  # a random network is harder than a trained one
+    loaded = streamsep.model.load(tmp_path / "out.onnx")
+    assert loaded.contract == contract
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_the_contract_says_where_the_weights_come_from(source, tmp_path):
+    contract, _ = export(source, tmp_path / "out.onnx")
+    assert (contract.name, contract.licence, contract.precision) == ("tiny", "CC0-1.0", "fp32")
+    assert contract.sources == ("vocals", "accompaniment")
+    assert contract.training["commit"] == "0123456789ab"
+    assert contract.training["steps"] == 7
+    assert contract.quality["parity"]["sounds"] == "synthetic sounds from a fixed seed"
+    assert contract.quality["validation"]["nsdr_vocals"] == 1.23
+    for place in (str(source.parent), str(tmp_path), str(ROOT)):
+        assert place.encode() not in (tmp_path / "out.onnx").read_bytes()
+
+
+def test_int8_is_small_and_runs_quantised_lstm_nodes(source, tmp_path):
+    for precision in ("fp32", "fp16", "int8"):
+        export(source, tmp_path / f"{precision}.onnx", precision)
+    sizes = [(tmp_path / f"{p}.onnx").stat().st_size for p in ("fp32", "fp16", "int8")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[2] < 0.4 * sizes[0]
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("DynamicQuantizeLSTM") == 2
+    assert "LSTM" not in kinds
+
+
+def test_any_number_of_streams_and_frames(source, network, tmp_path):
+    export(source, tmp_path / "out.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    mag = np.random.default_rng(0).random((3, 11, 257), np.float32)
+    h, c = (s.numpy() for s in network.initial(3))
+    first, h, c = session.run(None, {"mag": mag[:, :4], "h": h, "c": c})
+    second, h, c = session.run(None, {"mag": mag[:, 4:], "h": h, "c": c})
+    with torch.no_grad():
+        mask, state = network(torch.from_numpy(mag), network.initial(3))
+    np.testing.assert_allclose(np.concatenate([first, second], 1), mask.numpy(), atol=parity.LARGEST_DIFFERENCE)
+    np.testing.assert_allclose(h, state[0].numpy(), atol=parity.LARGEST_DIFFERENCE)
+    np.testing.assert_allclose(c, state[1].numpy(), atol=parity.LARGEST_DIFFERENCE)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_any_number_of_layers(tmp_path, layers):
+    settings = config.load("tiny").model_copy(update={"layers": layers, "hidden": 16})
+    contract, _ = export(write_checkpoint(tmp_path / "best.pt", settings), tmp_path / "out.onnx")
+    assert contract.layers == layers
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_wrong_weight_leaves_no_file(source, tmp_path, monkeypatch, precision):
+    build = graph.build
+
+    def wrong(model: MaskLSTM, kind: graph.Precision) -> onnx.ModelProto:
+        """The recurrent gates in PyTorch's order: shapes fit, and the first frame is right."""
+        made = build(model, kind)
+        for tensor in made.graph.initializer:
+            if tensor.name.startswith("R_"):
+                value = onnx.numpy_helper.to_array(tensor)
+                i, o, f, c = np.split(value, 4, axis=1)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.concatenate([i, f, c, o], 1), tensor.name))
+        return made
+
+    monkeypatch.setattr(graph, "build", wrong)
+    target = tmp_path / "out.onnx"
+    with pytest.raises(parity.ParityError, match="no file is written"):
+        export(source, target, precision)
+    assert list(tmp_path.iterdir()) == []
+    target.write_bytes(b"the last good one")
+    with pytest.raises(parity.ParityError):
+        export(source, target, precision)
+    assert target.read_bytes() == b"the last good one"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_parity_that_is_no_number_is_no_parity(value):
+    with pytest.raises(parity.ParityError):
+        parity.Parity(value, 200.0).check("fp32")
+    with pytest.raises(parity.ParityError):
+        parity.Parity(0.0, float("nan")).check("int8")
+
+
+def test_a_contract_the_runtime_refuses_leaves_no_file(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "_attach", lambda path, contract: None)
+    with pytest.raises(streamsep.model.ModelError, match="carries no 'streamsep' contract"):
+        export(source, tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_writes_and_reports(source, tmp_path):
+    arguments = [sys.executable, "-m", "export", source, "-o", tmp_path / "out.onnx", "--quantize", "int8"]
+    done = subprocess.run(arguments, cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "tiny, int8, 16 ms" in done.stdout
+    assert "mask SNR" in done.stdout
+    assert streamsep.model.load(tmp_path / "out.onnx").contract.precision == "int8"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_name", "out", "code", "message"),
+    [
+        ("nothing.pt", "out.onnx", 1, "does not exist: give a file made by `python -m train`"),
+        ("best.pt", "out.pb", 2, "must end in .onnx"),
+        ("best.pt", "nowhere/out.onnx", 2, "make it, or give another --out"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(source, tmp_path, checkpoint_name, out, code, message):
+    done = CliRunner().invoke(main, [str(source.with_name(checkpoint_name)), "-o", str(tmp_path / out)])
+    assert done.exit_code == code
+    assert message in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

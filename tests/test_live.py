@@ -1,0 +1,125 @@
+"""The live path in real time: a song through a file device equals the offline engine, shifted by the promised latency."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamsep import stats
+from streamsep.device import FileDevice
+from streamsep.engine import Separator
+from streamsep.live import Live, LiveError
+
+
+def play(model, path, block, seconds=4.0, during=None, use_c_api=True):
+    """What the device played `[shape=(channels, samples)]`, and the Live that made it."""
+    samples, rate = soundfile.read(path, frames=int(seconds * soundfile.info(path).samplerate), dtype="float32")
+    beginning = path.with_name("beginning.wav")
+    soundfile.write(beginning, samples, rate, subtype="FLOAT")
+    device = FileDevice(beginning, block, 0.008, 2)
+    live = Live(Separator(model, device.sample_rate, device.in_channels, use_c_api=use_c_api), device)
+    live.prepare()
+    live.open()
+    live.start()
+    if during:
+        during(live)
+    while not device.finished:
+        time.sleep(0.02)
+    live.stop()
+    return device.played.T, live
+
+
+def expected(model, x, rate, live):
+    y = Separator(model, rate, 2).process(np.pad(x, ((0, 0), (0, rate))))
+    delay = live.latency.total - live.separator.latency
+    return np.pad(y, ((0, 0), (0, 0), (delay, 0)))
+
+
+@pytest.mark.parametrize("block", [0, 100, 128, 1024])
+def test_live_equals_offline_shifted_by_the_latency(live, song, song_file, block):
+    x, rate = song
+    played, run = play(live, song_file, block)
+    report = run.report()
+    if report["late"]:  # the machine was busy elsewhere; a sample that is late is not a sample that is wrong
+        played, run = play(live, song_file, block)
+        report = run.report()
+    y = expected(live, x[:, : 4 * rate], rate, run)
+    n = played.shape[1]
+    np.testing.assert_array_equal(played[:2], y[0][:, :n])
+    np.testing.assert_array_equal(played[2:], y[1][:, :n])
+    assert report["late"] == report["lost"] == report["missed_blocks"] == 0
+    assert report["hops"] >= 4 * rate // 384
+    assert report["latency_ms"]["total"] == pytest.approx(1e3 * run.latency.total / rate, abs=1e-3)
+    assert run.latency.buffering <= max(384, run.block)
+    assert 0 < report["step_ms"]["p50"] <= report["step_ms"]["p99"] <= report["step_ms"]["max"]
+
+
+def test_controls_act_while_sound_runs(live, song_file):
+    def mute(run):
+        time.sleep(1.5)
+        run.separator.set_mute("vocals", True)
+        run.separator.bypass = False
+
+    played, _ = play(live, song_file, 0, seconds=3.0, during=mute)
+    third = played.shape[1] // 3
+    assert np.abs(played[:2, :third]).max() > 0.01
+    assert np.abs(played[:2, -third // 2 :]).max() == 0
+    assert np.abs(played[2:, -third // 2 :]).max() > 0.01
+
+
+def test_python_path_gives_the_same_samples(live, song, song_file):
+    x, rate = song
+    played, run = play(live, song_file, 1024, seconds=2.0, use_c_api=False)
+    assert not run.separator.native
+    if not run.report()["late"]:
+        np.testing.assert_array_equal(played[:2], expected(live, x[:, : 2 * rate], rate, run)[0][:, : played.shape[1]])
+    assert run.report()["hops"] >= 2 * rate // 384
+
+
+def test_a_thread_that_hogs_the_gil_adds_no_missed_block(live, song_file):
+    """Three rounds, quiet and hogged in turn: with the GIL on the path every hogged round would miss blocks."""
+    stop = threading.Event()
+
+    def hog():
+        while not stop.is_set():
+            sum(i * i for i in range(100_000))
+
+    def missed(hogs):
+        stop.clear()
+        threads = [threading.Thread(target=hog) for _ in range(hogs)]
+        report = play(live, song_file, 128, seconds=2.0, during=lambda _: [t.start() for t in threads])[1].report()
+        stop.set()
+        for t in threads:
+            t.join()
+        return report["missed_blocks"] + report["late"]
+
+    rounds = [(missed(0), missed(1)) for _ in range(3)]
+    assert min(hogged - quiet for quiet, hogged in rounds) <= 0, rounds
+
+
+def test_engine_must_fit_the_device(live, song_file):
+    with pytest.raises(LiveError, match="44100"):
+        Live(Separator(live, 44100, 2), FileDevice(song_file, 0, 0.008, 2))
+
+
+def test_a_device_that_delivers_nothing(live, song_file):
+    class Dead(FileDevice):
+        def start(self, rings):
+            pass
+
+    run = Live(Separator(live, 48000, 2), Dead(song_file, 0, 0.008, 2))
+    with pytest.raises(LiveError, match="no sound within"):
+        run.open(timeout=0.1)
+
+
+def test_percentiles():
+    h = stats.histogram()
+    assert stats.summary(h)["p50"] == 0
+    durations = np.random.default_rng(0).integers(50_000, 5_000_000, 10_000)
+    for d in durations:
+        stats.record(h, d)
+    for q in (50, 99, 99.9):
+        assert stats.percentile(h, q) == pytest.approx(np.percentile(durations, q) / 1e6, rel=0.03)
+    assert stats.summary(h)["max"] == pytest.approx(durations.max() / 1e6, abs=1e-4)

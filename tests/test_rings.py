@@ -1,0 +1,153 @@
+"""Rings: what goes in comes out once and in order; nobody waits; delay never changes."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from streamsep import rings as R
+from streamsep.live import prefill
+
+
+def frames(first, count, channels):
+    """Samples that say where they belong."""
+    return (np.arange(first, first + count)[:, None] + np.arange(channels) / 8).astype(np.float32)
+
+
+def swap(rings, x, outputs):
+    y = np.full((len(x), outputs), np.nan, np.float32)
+    R.exchange(rings.header, rings.inward, rings.outward, x, y)
+    return y
+
+
+def test_layout_is_what_it_says():
+    rings = R.make_rings(1000, 2, 4, 6)
+    assert rings.memory.ctypes.data % 64 == 0
+    assert list(rings.header[:5]) == [R.LAYOUT, 1024, 2, 4, 6]
+    assert [v.shape for v in (rings.inward, rings.outward, rings.tap)] == [(1024, 2), (1024, 4), (1024, 6)]
+    assert rings.inward.ctypes.data == rings.memory.ctypes.data + 8 * R.HEADER
+    assert rings.outward.ctypes.data == rings.inward.ctypes.data + 4 * 1024 * 2
+    assert rings.tap.ctypes.data == rings.outward.ctypes.data + 4 * 1024 * 4
+    assert rings.memory.nbytes == 8 * R.HEADER + 4 * 1024 * 12
+    places = [R.IN_WRITE, R.IN_READ, R.OUT_WRITE, R.OUT_READ, R.TAP_WRITE, R.ARMED, R.CALLS, R.RUNNING]
+    assert np.diff(places).min() >= 8  # a cache line apart
+
+
+def test_nothing_moves_until_armed():
+    rings = R.make_rings(64, 1, 1, 2)
+    assert not swap(rings, frames(0, 16, 1), 1).any()
+    assert rings.header[R.IN_WRITE] == rings.header[R.OUT_READ] == 0
+    assert rings.header[R.MAX_BLOCK] == 16
+
+
+@pytest.mark.parametrize("block", [16, 48, 64, 100, 128, 384, 1000, 4096])
+@pytest.mark.parametrize("hop", [64, 128, 353, 384])
+def test_prefill_is_enough_and_not_more_than_promised(block, hop):
+    """A worker that needs a whole hop's time (or a block's, if that is longer) is never late and the delay is `prefill`."""
+    rings = R.make_rings(8 * (block + hop), 1, 1, 2)
+    fill = prefill(block, hop)
+    assert fill - hop <= max(hop, block)
+    R.arm(rings, fill)
+    x = np.zeros((1, hop), np.float32)
+    played, due = [], []
+    for k in range(400):
+        played.append(swap(rings, frames(1 + k * block, block, 1), 1))
+        now = (k + 1) * block  # time in samples, just after this callback
+        while R.take(rings, x):
+            due.append((rings.header[R.IN_READ], x.copy()))
+        # Hops complete at `done` may be put back as late as `done + hop`, and must be before the next callback at now + block.
+        while due and due[0][0] + max(0, hop - block) <= now:
+            R.put(rings, np.stack([due.pop(0)[1]] * 2) / 2)
+    out = np.concatenate(played)[:, 0]
+    np.testing.assert_array_equal(out[:fill], 0)
+    np.testing.assert_array_equal(out[fill:], np.arange(1, len(out) - fill + 1, dtype=np.float32))
+    assert rings.header[R.LATE] == rings.header[R.MISSED] == 0
+
+
+def test_a_late_hop_is_counted_and_leaves_no_delay_behind():
+    rings = R.make_rings(1024, 1, 1, 2)
+    R.arm(rings, 64)
+    x = np.zeros((1, 64), np.float32)
+    played = []
+    for k in range(20):
+        played.append(swap(rings, frames(1 + 64 * k, 64, 1), 1))
+        if k not in (8, 9):  # the worker sleeps for two hops
+            while R.take(rings, x):
+                R.put(rings, np.stack([x, 0 * x]))
+    out = np.concatenate(played)[:, 0]
+    assert rings.header[R.LATE] == 2
+    assert rings.header[R.MISSED] == 2
+    expected = np.concatenate([np.zeros(64), np.arange(1, 64 * 19 + 1)]).astype(np.float32)
+    expected[64 * 9 : 64 * 11] = 0  # what was missed is silent and gone
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_a_worker_held_up_longer_than_the_ring_skips_what_is_gone():
+    rings = R.make_rings(1024, 1, 1, 2)
+    R.arm(rings, 64)
+    x = np.zeros((1, 64), np.float32)
+    for k in range(40):
+        swap(rings, frames(64 * k, 64, 1), 1)
+    rings.tap[:] = 5
+    assert R.take(rings, x)
+    assert rings.header[R.LOST] == 39
+    assert rings.header[R.TAP_WRITE] == 39 * 64
+    assert not rings.tap[:960].any()  # what was skipped is silent for the listeners, not an old lap
+    assert x[0, 0] == 64 * 39
+    R.put(rings, np.stack([x, 0 * x]))
+    np.testing.assert_array_equal(swap(rings, frames(2560, 64, 1), 1)[:, 0], x[0])
+
+
+def test_samples_survive_two_real_threads():
+    rings = R.make_rings(4096, 2, 2, 4)
+    R.arm(rings, 4096)
+    done = threading.Event()
+
+    def worker():
+        x = np.zeros((2, 96), np.float32)
+        while not done.is_set():
+            while R.take(rings, x):
+                R.put(rings, np.stack([x, 0 * x]))
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    played = []
+    for k in range(3000):
+        while rings.header[R.IN_WRITE] - rings.header[R.IN_READ] > 2000:  # no clock here: wait for the worker
+            pass
+        played.append(swap(rings, frames(64 * k, 64, 2), 2))
+    done.set()
+    thread.join()
+    out = np.concatenate(played)
+    np.testing.assert_array_equal(out[4096:], frames(0, len(out) - 4096, 2))
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (1, 4), (2, 6), (3, 2)])
+def test_routing(channels, outputs):
+    """A pair of channels a source where there are enough; else the mix."""
+    rings = R.make_rings(64, channels, outputs, 2 * channels)
+    R.arm(rings, 0)
+    y = np.random.default_rng(0).random((2, channels, 8), np.float32)
+    R.put(rings, y)
+    out = swap(rings, np.zeros((8, channels), np.float32), outputs).T
+    second = min(1, channels - 1)
+    if outputs >= 4:
+        expected = [y[0, 0], y[0, second], y[1, 0], y[1, second]] + [0 * y[0, 0]] * (outputs - 4)
+    elif outputs == 1:
+        expected = [y.sum(0).mean(0)]
+    else:
+        expected = [y[:, 0].sum(0), y[:, second].sum(0)]
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_tap_gives_every_source_and_says_when_it_was_too_slow():
+    rings = R.make_rings(256, 2, 2, 4)
+    y = np.random.default_rng(0).random((2, 2, 64), np.float32)
+    out = np.zeros((64, 2), np.float32)
+    assert R.read_tap(rings, 0, 2, out) == 0
+    R.put(rings, y)
+    assert R.read_tap(rings, 0, 2, out) == 1
+    np.testing.assert_array_equal(out, y[1].T)
+    for _ in range(4):
+        R.put(rings, y)
+    assert R.read_tap(rings, 0, 2, out) == -1

@@ -1,0 +1,502 @@
+"""The training room: data sets, mixtures, network, losses, and a run that can be stopped anywhere."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+from train import checkpoint, config, datasets, loss, mixing
+from train.__main__ import main
+from train.model import MaskLSTM
+from train.stft import Transform
+from train.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+MIR1K = Path(__file__).parents[2] / "shared/data/mir1k"
+RATE = 16_000
+CPU = torch.device("cpu")
+
+needs_mir1k = pytest.mark.skipif(not MIR1K.is_dir(), reason=f"{MIR1K} is missing: it is not part of the repository")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from a second thread and lose much where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def voice(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    """A gliding harmonic tone with a tremolo [shape=(samples,)]: sings, if badly."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * np.cumsum(300 * 2 ** (0.5 * np.sin(2 * np.pi * rng.uniform(0.3, 0.7) * t))) / rate
+    return 0.1 * sum(np.sin(k * phase) / k for k in range(1, 9)) * (1 + 0.5 * np.sin(30 * t))
+
+
+def music(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    """Decaying noise, twice a second, and a steady low chord [shape=(samples,)]."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    beats = rng.standard_normal(len(t)) * np.exp(-15 * (t * 2 % 1))
+    return 0.1 * beats + 0.05 * sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(80, 240, 3))
+
+
+@pytest.fixture(scope="module")
+def stems(tmp_path_factory) -> Path:
+    """Four short songs, flat."""
+    folder = tmp_path_factory.mktemp("songs")
+    for i in range(4):
+        soundfile.write(folder / f"song{i}.vocals.wav", voice(5, seed=i), RATE)
+        soundfile.write(folder / f"song{i}.accompaniment.wav", music(5, seed=i), RATE)
+    return folder
+
+
+def tiny(**changes) -> config.Config:
+    small = {"hidden": 24, "epochs": 2, "steps_per_epoch": 6, "batch": 3, "seconds": 1.024, "dropout": 0.2}
+    return config.load("tiny").model_copy(update=small | changes)
+
+
+def trainer(folder: Path, out: Path, **changes) -> Trainer:
+    settings = tiny(**changes)
+    out.mkdir(parents=True, exist_ok=True)
+    return Trainer(settings, *datasets.load((), [folder], RATE), out, CPU)
+
+
+def run(t: Trainer, steps: int | None = None) -> bool:
+    """Run to the end, or stop as Ctrl-C does once `steps` steps are done."""
+    return t.run(stop=lambda: steps is not None and t.step >= steps, tick=lambda: None, tell=lambda _: None)
+
+
+# --- network ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskLSTM:
+    torch.manual_seed(0)
+    return MaskLSTM(n_bins=65, hidden=24, layers=2, sources=2).eval()
+
+
+@pytest.fixture(scope="module")
+def mag() -> torch.Tensor:
+    return torch.rand(3, 40, 65, generator=torch.Generator().manual_seed(1)) ** 4
+
+
+def test_masks_sum_to_one_even_where_all_heads_are_off(model, mag):
+    mask, _ = model(mag, model.initial(3))
+    assert mask.shape == (3, 40, 2, 65)
+    assert (mask >= 0).all()
+    torch.testing.assert_close(mask.sum(2), torch.ones(3, 40, 65))
+    dead = MaskLSTM(n_bins=65, hidden=24, layers=2, sources=2)
+    torch.nn.init.constant_(dead.heads.bias, -100.0)
+    torch.testing.assert_close(dead(mag, dead.initial(3))[0], torch.full((3, 40, 2, 65), 0.5))
+
+
+def test_whole_sequence_equals_frame_by_frame(model, mag):
+    whole, end = model(mag, model.initial(3))
+    state, masks = model.initial(3), []
+    for t in range(mag.shape[1]):
+        mask, state = model(mag[:, t : t + 1], state)
+        masks.append(mask)
+    # Single precision: the sums are the same, their order is not.
+    torch.testing.assert_close(torch.cat(masks, 1), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state, end, atol=1e-5, rtol=0)
+
+
+def test_no_mask_looks_ahead(model, mag):
+    changed = mag.clone()
+    changed[:, 20:] = 1.0
+    before, after = (model(m, model.initial(3))[0] for m in (mag, changed))
+    torch.testing.assert_close(before[:, :20], after[:, :20], atol=1e-6, rtol=0)
+    assert (before[:, 20:] - after[:, 20:]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("gain", [0.01, 30.0])
+def test_level_changes_no_mask(model, mag, gain):
+    one, other = (model(m, model.initial(3))[0] for m in (mag, mag * gain))
+    # What remains is RMS_FLOOR, 1e-8 of the magnitudes' 0.3, and rounding.
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_silence_gives_finite_masks(model):
+    mask, (h, c) = model(torch.zeros(1, 10, 65), model.initial(1))
+    assert torch.isfinite(mask).all()
+    assert torch.isfinite(h).all()
+    assert torch.isfinite(c).all()
+
+
+# --- transform and losses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [(1024, 256, 128), (1024, 1024, 256), (512, 256, 64)])
+def test_synthesis_undoes_analysis(lengths):
+    transform = Transform(*lengths)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8192), np.float32))
+    y = transform.synthesise(transform.analyse(x))
+    assert y.shape[-1] == 8192 - (lengths[1] - lengths[2])  # the last, incomplete hops are left out
+    torch.testing.assert_close(y, x[:, : y.shape[-1]], atol=1e-5, rtol=0)
+
+
+def test_frame_ends_with_its_hop_and_a_full_scale_sine_reads_one():
+    transform = Transform(1024, 256, 128)
+    x = np.zeros(4096, np.float32)
+    x[2048:] = np.sin(2 * np.pi * 64 / 1024 * np.arange(2048))
+    mag = transform.magnitude(transform.analyse(torch.from_numpy(x)))
+    assert float(mag[15].abs().max()) < 1e-6  # hop 15 ends at sample 2048
+    assert float(mag[16].max()) > 1e-3
+    assert float(mag[-1, 64]) == pytest.approx(1.0, abs=1e-3)
+
+
+def spectra(seed: int, *shape: int) -> torch.Tensor:
+    return torch.view_as_complex(torch.randn(*shape, 2, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_discriminative_loss_is_the_formula():
+    s = spectra(0, 2, 2, 7, 9)
+    mask = torch.rand(2, 7, 2, 9, generator=torch.Generator().manual_seed(2))
+    mixture = s.sum(1)
+    e1, e2 = (mask[:, :, i] * mixture.abs() for i in (0, 1))
+    s1, s2 = s[:, 0].abs(), s[:, 1].abs()
+
+    def square(a, b):
+        return (a - b).square().sum((1, 2))
+
+    value = square(e1, s1) - 0.3 * square(e1, s2) + square(e2, s2) - 0.3 * square(e2, s1)
+    expected = (value / mixture.abs().square().sum((1, 2))).mean()
+    torch.testing.assert_close(loss.discriminative(mask, mixture, s, 0.3), expected)
+    torch.testing.assert_close(  # no clip counts more for being loud
+        loss.discriminative(mask, mixture * 100, s * 100, 0.3), expected
+    )
+
+
+def test_sdr_loss_is_the_mean_sdr_of_both_sources():
+    transform = Transform(512, 256, 128)
+    stems = torch.from_numpy(np.stack([voice(1.0), music(1.0)]).astype(np.float32))[None]
+    mixture = transform.analyse(stems.sum(1))
+    first = torch.rand(mixture.shape, generator=torch.Generator().manual_seed(3))
+    mask = torch.stack([first, 1 - first], 2)
+    sdrs = []
+    for i in (0, 1):
+        estimate = transform.synthesise(mask[:, :, i] * mixture)
+        truth = stems[:, i, : estimate.shape[-1]]
+        sdrs.append(10 * torch.log10(truth.square().sum() / (estimate - truth).square().sum()))
+    expected = -(sdrs[0] + sdrs[1]) / 2
+    # The soft floor, -30 dB of the mixture, moves SDRs of a few dB by hundredths.
+    torch.testing.assert_close(loss.negative_sdr(mask, mixture, stems, transform), expected, atol=0.05, rtol=0)
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+def test_original_mir1k_is_music_left_voice_right_and_split_as_in_the_paper(tmp_path):
+    (tmp_path / "Wavfile").mkdir()
+    left, right = music(1.0), voice(1.0)
+    for name in ("abjones_1_01", "amy_9_08", "amy_9_09", "annar_1_01"):
+        soundfile.write(tmp_path / "Wavfile" / f"{name}.wav", np.stack([left, right], 1), RATE)
+    training, held = datasets.load((), [tmp_path], RATE)
+    assert [r.name for r in training[0].recordings] == ["abjones_1_01"]
+    assert [r.name for r in held] == ["amy_9_08", "amy_9_09"]
+    assert likeness(training[0].recordings[0].voice, right) > 0.999
+    assert likeness(training[0].recordings[0].accompaniment, left) > 0.999
+
+
+def test_musdb_at_another_rate_in_stereo_adds_up_all_but_the_voice(tmp_path):
+    parts = {
+        "vocals": voice(2.0, 44_100),
+        "drums": music(2.0, 44_100, 1),
+        "bass": music(2.0, 44_100, 2),
+        "other": music(2.0, 44_100, 3),
+    }
+    for song in ("train/one", "train/two", "test/three"):
+        (tmp_path / song).mkdir(parents=True)
+        for part, x in (parts | {"mixture": sum(parts.values())}).items():
+            soundfile.write(tmp_path / song / f"{part}.wav", np.stack([1.5 * x, 0.5 * x], 1), 44_100)
+    training, held = datasets.load((), [tmp_path], RATE)
+    assert [r.name for r in training[0].recordings] == ["one"]
+    assert [r.name for r in held] == ["two"]
+    recording = training[0].recordings[0]
+    assert len(recording.voice) == len(recording.accompaniment) == 2 * RATE
+    assert np.sqrt(np.mean(recording.voice**2)) == pytest.approx(1, abs=1e-5)
+    assert likeness(recording.voice, datasets.soxr.resample(parts["vocals"], 44_100, RATE)) > 0.999
+    rest = sum(datasets.soxr.resample(x, 44_100, RATE) for part, x in parts.items() if part != "vocals")
+    assert likeness(recording.accompaniment, rest) > 0.999
+
+
+def test_song_folders_with_an_accompaniment(tmp_path):
+    for song in ("a", "b"):
+        (tmp_path / song).mkdir()
+        soundfile.write(tmp_path / song / "vocals.flac", voice(1.0), RATE)
+        soundfile.write(tmp_path / song / "accompaniment.flac", music(1.0), RATE)
+    training, _ = datasets.load((), [tmp_path], RATE)
+    assert likeness(training[0].recordings[0].voice, voice(1.0)) > 0.999
+    assert likeness(training[0].recordings[0].accompaniment, music(1.0)) > 0.999
+
+
+def test_tables_choose_role_list_part_and_exceptions(tmp_path, stems):
+    (tmp_path / "speech").mkdir()
+    for name in ("one", "two", "three"):
+        soundfile.write(tmp_path / "speech" / f"{name}.wav", voice(1.0), RATE)
+    (tmp_path / "speech" / "some.txt").write_text("one\ntwo\n")
+    tables = (
+        config.Data(path="speech", role="voice", list="some.txt"),
+        config.Data(path=stems.name, exclude=("song3",), split="train", start=1.0, stop=3.0),
+        config.Data(path=stems.name, exclude=("song[012]",), split="validation"),
+    )
+    training, held = datasets.load(tables, [tmp_path, stems.parent], RATE)
+    assert [r.name for r in training[0].recordings] == ["one", "two"]
+    assert all(r.accompaniment is None for r in training[0].recordings)
+    assert [(r.name, r.samples) for r in training[1].recordings] == [(f"song{i}", 2 * RATE) for i in range(3)]
+    assert [r.name for r in held] == ["song3"]
+
+
+def test_a_long_song_is_scored_where_it_is_sung(tmp_path):
+    for song in ("a", "b"):
+        singing = np.concatenate([np.zeros(30 * 8000), voice(25, 8000), np.zeros(20 * 8000)])
+        soundfile.write(tmp_path / f"{song}.vocals.wav", singing, 8000)
+        soundfile.write(tmp_path / f"{song}.accompaniment.wav", music(75, 8000), 8000)
+    _, held = datasets.load((), [tmp_path], 8000)
+    assert held[0].samples == 30 * 8000
+    assert np.count_nonzero(np.abs(held[0].voice) > 1e-3) > 24 * 8000
+
+
+@needs_mir1k
+def test_mir1k_lists_and_channels():
+    parts = datasets.split(config.Data(path="mir1k"), MIR1K)
+    assert (len(parts["train"]), len(parts["validation"])) == (171, 4)
+    clip = datasets.read(parts["train"][0], RATE)
+    raw, _ = soundfile.read(MIR1K / "clips" / f"{clip.name}.flac")
+    assert likeness(clip.accompaniment, raw[:, 0]) > 0.999
+    assert likeness(clip.voice, raw[:, 1]) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "nowhere", "does not exist"),
+        (lambda p: p, "holds nothing usable"),
+    ],
+)
+def test_useless_folders_are_named(tmp_path, make, message):
+    (tmp_path / "notes.txt").write_text("no sound here")
+    with pytest.raises(datasets.DataError, match=message):
+        datasets.load((), [make(tmp_path)], RATE)
+
+
+def test_damaged_files_are_named(tmp_path):
+    for part in ("vocals", "accompaniment"):
+        (tmp_path / f"x.{part}.wav").write_bytes(b"not a wav file")
+    with pytest.raises(datasets.DataError, match=r"cannot read .*x\.vocals\.wav"):
+        datasets.load((), [tmp_path], RATE)
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of two signals, 1 for copies up to a gain."""
+    n = min(len(a), len(b))
+    return float(np.corrcoef(a[:n], b[:n])[0, 1])
+
+
+# --- mixtures ---------------------------------------------------------------------------------------------------------
+
+
+def mixer(stems: Path, **changes) -> mixing.Mixer:
+    training, _ = datasets.load((), [stems], RATE)
+    return mixing.Mixer(training, config.Augment(**changes), RATE, RATE, seed=5)
+
+
+def test_a_step_draws_the_same_mixtures_whenever_it_is_made(stems):
+    one, other = mixer(stems), mixer(stems)
+    other.batch(3, 2)
+    for a, b in zip(vars(one.batch(7, 2)).values(), vars(other.batch(7, 2)).values(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(one.batch(7, 2).stems, one.batch(8, 2).stems)
+
+
+def test_balance_stays_in_its_range(stems):
+    plain = {"stem_eq_db": 0, "mix_eq_db": 0, "low_pass": 0, "high_pass": 0, "noise": 0, "speeds": (1.0,)}
+    batch = mixer(stems, silent_voice=0, silent_accompaniment=0, **plain).batch(0, 200)
+    rms = batch.stems.square().mean(-1).sqrt()
+    balance = 20 * torch.log10(rms[:, 0] / rms[:, 1])
+    assert float(balance.abs().max()) < 6 + 3  # a cut of one second may be louder or softer than its recording
+    assert float(balance.max() - balance.min()) > 8
+    torch.testing.assert_close(mixing.apply(batch), batch.stems, atol=1e-5, rtol=0)
+
+
+def test_low_pass_empties_the_top_and_keeps_the_rest(stems):
+    changes = {"low_pass": 1, "low_pass_hz": (4000, 4000), "noise": 1, "noise_db": (-20, -20), "stem_eq_db": 0, "mix_eq_db": 0}
+    batch = mixer(stems, high_pass=0, **changes).batch(0, 40)
+    power = torch.fft.rfft(mixing.apply(batch)).abs().square()[:, 1]  # the noise is in the accompaniment
+    before = torch.fft.rfft(batch.stems).abs().square()[:, 1]
+    hertz = torch.linspace(0, RATE / 2, power.shape[-1])
+    low, top = hertz < 3900, hertz > 7900
+    heard = before.sum(-1) > 0
+    torch.testing.assert_close(power[heard][:, low].sum(-1), before[heard][:, low].sum(-1), rtol=0.01, atol=0)
+    loss_db = 10 * torch.log10(before[heard][:, top].sum(-1) / power[heard][:, top].sum(-1))
+    assert float(loss_db.min()) > 11  # one octave of the gentlest slope, 12 dB
+    assert float(loss_db.max()) > 90
+
+
+def test_silent_stems_happen(stems):
+    batch = mixer(stems, silent_voice=0.5, silent_accompaniment=0.5).batch(0, 40)
+    silent = batch.stems.square().sum(-1) == 0
+    assert silent.any(0).all()
+    assert not silent.all(1).any()
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_shipped_configurations_load(name):
+    assert config.load(name).n_bins > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "x"\nhiden = 3', "hiden=3: Extra inputs"),
+        ('name = "x"\n[augment]\nspeed = [1.0]', "augment.speed"),
+        ('name = "x"\nsynthesis_length = 300', "synthesis_length=300 must be an even multiple"),
+        ('name = "x', "is not TOML"),
+        ('extends = "nothing"', "cannot be read: expected one of"),
+    ],
+)
+def test_wrong_configurations_are_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(str(path))
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["discriminative", "sdr"])
+def test_loss_falls_and_the_voice_comes_out(stems, tmp_path, kind):
+    t = trainer(stems, tmp_path, loss=kind, epochs=3, steps_per_epoch=20, learning_rate=1e-2, dropout=0.0)
+    before = t.validate()["nsdr_vocals"]
+    assert run(t)
+    first, *_, last = t.report.rows
+    assert last["loss"] < first["loss"]
+    assert last["nsdr_vocals"] > before + 3  # a tone against noise: easy
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [int(r["step"]) for r in rows] == [20, 40, 60]
+    assert {p.name for p in tmp_path.iterdir()} == {"best.pt", "last.pt", "metrics.csv", "curve.png"}
+    assert t.learning_rate() == pytest.approx(0, abs=1e-12)
+
+
+@needs_mir1k
+def test_real_voices_come_out(tmp_path):
+    table = {"path": "mir1k", "split": "train", "list": "dev.txt"}  # four clips: what counts is that it runs on real ones
+    held = table | {"split": "validation"}
+    settings = tiny(steps_per_epoch=25, epochs=2, dropout=0.0)
+    data = datasets.load([config.Data(**table), config.Data(**held)], [MIR1K.parent], RATE)
+    t = Trainer(settings, *data, tmp_path, CPU)
+    run(t)
+    assert t.report.rows[-1]["loss"] < t.report.rows[0]["loss"]
+    assert t.report.rows[-1]["nsdr_vocals"] > 1
+
+
+@pytest.mark.parametrize("stop", [3, 6, 8])  # within the first epoch, at its end, within the second
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(stems, tmp_path, stop):
+    straight = trainer(stems, tmp_path / "straight")
+    assert run(straight)
+    assert not run(trainer(stems, tmp_path / "parts"), stop)
+    resumed = trainer(stems, tmp_path / "parts")
+    resumed.restore(checkpoint.load(tmp_path / "parts/last.pt"))
+    assert resumed.step == stop
+    assert run(resumed)
+    ends = [checkpoint.load(tmp_path / name / "last.pt") for name in ("straight", "parts")]
+    for part in ("model", "ema"):
+        for name, weight in ends[0][part].items():
+            assert torch.equal(weight, ends[1][part][name]), f"{part}: {name}"
+    keys = ("loss", "nsdr_vocals", "step")
+    assert [[row[k] for k in keys] for row in ends[0]["history"]] == [[row[k] for k in keys] for row in ends[1]["history"]]
+
+
+def test_resuming_another_run_is_refused(stems, tmp_path):
+    run(trainer(stems, tmp_path), 1)
+    with pytest.raises(checkpoint.CheckpointError, match=r"hidden=24, the configuration 25: resume with"):
+        trainer(stems, tmp_path, hidden=25).restore(checkpoint.load(tmp_path / "last.pt"))
+
+
+def test_a_checkpoint_is_whole_or_the_last_one(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1, "weights": torch.ones(5)})
+
+    class Unsavable:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, {"step": 2, "weights": Unsavable()})
+    assert checkpoint.load(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut"])
+def test_damaged_checkpoints_are_named(tmp_path, content):
+    path = tmp_path / "bad.pt"
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError, match=r"bad\.pt' is damaged or foreign"):
+        checkpoint.load(path)
+
+
+def test_checkpoints_name_data_but_no_place(stems, tmp_path):
+    run(trainer(stems, tmp_path), 1)
+    content = checkpoint.load(tmp_path / "last.pt")
+    assert content["data"][0]["name"] == stems.name
+    assert content["data"][0]["recordings"] == 3
+    assert str(tmp_path.parent).encode() not in (tmp_path / "last.pt").read_bytes()
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "train", *map(str, arguments)]
+    return subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+
+def test_interrupt_saves_and_resume_goes_on(stems, tmp_path):
+    small = tmp_path / "small.toml"
+    small.write_text('extends = "tiny"\nhidden = 16\nbatch = 2\nsteps_per_epoch = 5\nepochs = 100000\n')
+    process = command(small, "--data", stems, "--out", tmp_path / "run", "--device", "cpu")
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert "epoch    1" in lines[1]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err == ""
+    assert "saved: go on with --resume" in out.splitlines()[-1]
+    step = checkpoint.load(tmp_path / "run/last.pt")["step"]
+    # A budget that is spent already: the run is over at once, or after the step that finds out.
+    more = command(small, "--data", stems, "--out", tmp_path / "run", "--resume", "--epochs", step // 5 + 1)
+    out, err = more.communicate(timeout=60)
+    assert more.returncode == 0, err
+    assert "python -m export" in out
+    assert checkpoint.load(tmp_path / "run/last.pt")["step"] == (step // 5 + 1) * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nonsense", "--data", "."], 2, "configuration 'nonsense' cannot be read: expected one of"),
+        (["tiny", "--data", "/nowhere/at/all"], 1, "data folder '/nowhere/at/all' does not exist"),
+        (["tiny"], 2, "Missing option '--data'"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(arguments, code, message):
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == code
+    assert message in done.stderr.splitlines()[-1]

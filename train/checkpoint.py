@@ -1,0 +1,91 @@
+"""A checkpoint holds all that rebuilds its run: configuration, weights, optimiser, random states, place in the run.
+
+It is written under a temporary name and renamed: a crash or a full disk leaves the last one whole. It is plain data and
+tensors, read with `weights_only=True`: opening a stranger's file runs none of its code. Paths of the machine stay out.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import Config, ConfigError, validate
+from .model import MaskLSTM
+
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, damaged, or of another run."""
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT} | content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """The content of the checkpoint at `path`, tensors on `device`.
+
+    Raises
+    ------
+    CheckpointError
+        no such file, not a checkpoint, or one of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {str(path)!r} does not exist: give a file made by `python -m train`")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
+        raise CheckpointError(f"checkpoint {str(path)!r} is damaged or foreign: train again ({reason})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {str(path)!r} is foreign: expected format {FORMAT}, made by `python -m train`")
+    return content
+
+
+def config_of(content: dict[str, Any]) -> Config:
+    """The run's configuration."""
+    try:
+        return validate(content["config"], "checkpoint")
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; the checkpoint was made by another version of train") from error
+
+
+def network(config: Config) -> MaskLSTM:
+    """An untrained network of the configuration's shape."""
+    return MaskLSTM(config.n_bins, config.hidden, config.layers, len(config.sources), config.dropout)
+
+
+def trained(content: dict[str, Any]) -> MaskLSTM:
+    """The network with the averaged weights, for inference."""
+    model = network(config_of(content))
+    model.load_state_dict(content["ema"])
+    return model.eval()
+
+
+def commit() -> str:
+    """The checkout's git commit, with `+` if files differ from it, or "unknown" outside git."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,59 @@
+"""What training minimises. Both losses look through the masking layer at separated sources, never at masks.
+
+    discriminative   ||ŷ1-s1||² - γ||ŷ1-s2||² + ||ŷ2-s2||² - γ||ŷ2-s1||²  on magnitudes (Huang et al., ISMIR 2014), divided
+                     by the mixture's energy clip by clip: a loud clip counts no more than a quiet one
+    sdr              10 log10(||ŷ-s||² / ||s||²), the negative signal-to-distortion ratio of each source in the time domain,
+                     after the same overlap-add as at run time: the network learns to mend what the short window breaks
+
+Every array is (streams, sources, ...), all sources of a clip together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .stft import Transform
+
+SOFT_FLOOR = 1e-3  # -30 dB of the mixture: errors below it, and sources that are silent, stop mattering
+
+
+def discriminative(mask: Tensor, mixture: Tensor, sources: Tensor, gamma: float) -> Tensor:
+    """Mean squared error of the masked magnitudes, less gamma times that to the *other* sources.
+
+    Parameters
+    ----------
+    mask : [shape=(streams, frames, sources, n_bins)]
+    mixture : complex [shape=(streams, frames, n_bins)]
+    sources : complex [shape=(streams, sources, frames, n_bins)]
+    gamma : weight of the discriminative term
+    """
+    estimate = mask.transpose(1, 2) * mixture.abs().unsqueeze(1)  # (streams, sources, frames, n_bins)
+    truth = sources.abs()
+    n = truth.shape[1]
+    # distance[b, i, j] = ||estimate_i - truth_j||², by the binomial formula: no (i, j) copies of the spectra
+    e, t = estimate.flatten(2), truth.flatten(2)
+    cross = e @ t.transpose(1, 2)
+    distance = e.square().sum(-1).unsqueeze(2) - 2 * cross + t.square().sum(-1).unsqueeze(1)
+    weight = (1 + gamma) * torch.eye(n, device=mask.device) - gamma
+    energy = mixture.abs().square().sum((1, 2)) + 1e-8
+    return ((distance * weight).sum((1, 2)) / energy).mean()
+
+
+def negative_sdr(mask: Tensor, mixture: Tensor, sources: Tensor, transform: Transform) -> Tensor:
+    """Mean over clips and sources of 10 log10(error / source energy), dB.
+
+    Parameters
+    ----------
+    mask : [shape=(streams, frames, sources, n_bins)]
+    mixture : complex [shape=(streams, frames, n_bins)]
+    sources : [shape=(streams, sources, samples)], time domain
+    """
+    estimate = transform.synthesise(mask[:, :, :-1].transpose(1, 2) * mixture.unsqueeze(1))
+    truth = sources[..., : estimate.shape[-1]]
+    first = estimate - truth[:, :-1]
+    # Masks sum to one and the transform reconstructs, so all errors sum to zero: the last one costs no inverse transform.
+    error = torch.cat([first, -first.sum(1, keepdim=True)], 1).square().sum(-1)
+    energy = truth.square().sum(-1)
+    floor = SOFT_FLOOR * truth.sum(1).square().sum(-1, keepdim=True) + 1e-8
+    return 10 * (torch.log10(error + floor) - torch.log10(energy + floor)).mean()

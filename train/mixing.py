@@ -1,0 +1,156 @@
+"""Stems -> random mixtures. The recordings are few (the paper trains on two singers), so that what is done here decides
+how well the network hears other voices: random pairs, places, speeds, gains, equalisers and band limits.
+
+Step t's draw depends on (seed, t) alone: the loader has no state to save, and any step can be made again. Choices and
+copies are made here in NumPy; filtering is done by `apply` on the training device, as one product of long spectra (the
+filters are zero-phase and circular, as is the cut: see `_cut`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from .config import Augment
+from .datasets import DataSet, Recording, Signal
+
+KNOTS = 10  # of a random equaliser, evenly spaced on a logarithmic axis from 60 Hz up
+CURVE = 513  # points of a filter curve, 0 to half the rate
+FLOOR_DB = -100.0  # 16 bit: lower than any recording goes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Mixtures to be: stems and the filters to put on them."""
+
+    stems: Tensor  # (streams, 2, samples): voice, accompaniment
+    curves: Tensor  # (streams, 2, CURVE): gain, linear
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(self.stems.to(device, non_blocking=True), self.curves.to(device, non_blocking=True))
+
+
+def apply(batch: Batch) -> Tensor:
+    """Filtered stems `[shape=(streams, 2, samples)]`."""
+    samples = batch.stems.shape[-1]
+    gain = functional.interpolate(batch.curves, samples // 2 + 1, mode="linear", align_corners=True)
+    return torch.fft.irfft(torch.fft.rfft(batch.stems) * gain, samples)
+
+
+class Mixer:
+    """Draws batches from data sets.
+
+    Parameters
+    ----------
+    sets : training data
+    samples : length of a mixture
+    rate : Hz
+    """
+
+    def __init__(self, sets: Sequence[DataSet], augment: Augment, samples: int, rate: int, seed: int):
+        self.augment, self.samples, self.rate, self.seed = augment, samples, rate, seed
+        both = [[r for r in d.recordings if r.voice is not None and r.accompaniment is not None] for d in sets]
+        weights = [d.weight for d in sets]
+        self.pairs = _Pool(both, weights)
+        self.voices = _Pool([[r for r in d.recordings if r.voice is not None] for d in sets], weights)
+        self.accompaniments = _Pool([[r for r in d.recordings if r.accompaniment is not None] for d in sets], weights)
+        self.stretched = _stretch(sets, augment.speeds)
+
+    def batch(self, step: int, streams: int) -> Batch:
+        """The mixtures of step `step`."""
+        rng = np.random.default_rng((self.seed, step))
+        stems = np.stack([self._stems(rng) for _ in range(streams)])
+        curves = np.stack([self._curves(rng) for _ in range(streams)])
+        return Batch(torch.from_numpy(stems), torch.from_numpy(curves))
+
+    def _stems(self, rng: np.random.Generator) -> Signal:
+        """Voice and accompaniment `[shape=(2, samples)]`, levelled, before filtering."""
+        a = self.augment
+        if self.pairs and rng.random() < a.coherent:
+            recording = self.pairs.draw(rng)
+            speed = int(rng.integers(len(a.speeds)))
+            start = rng.random()
+            voice = self._cut(recording, "voice", speed, start)
+            accompaniment = self._cut(recording, "accompaniment", speed, start)
+        else:
+            voice, accompaniment = (
+                self._cut(pool.draw(rng), role, int(rng.integers(len(a.speeds))), rng.random())
+                for role, pool in (("voice", self.voices), ("accompaniment", self.accompaniments))
+            )
+        if rng.random() < a.noise:
+            level = 10 ** (rng.uniform(*a.noise_db) / 20)
+            accompaniment = accompaniment + np.float32(level) * rng.standard_normal(self.samples, np.float32)
+        balance, gain = rng.uniform(*a.balance_db), rng.uniform(*a.gain_db)
+        silent = rng.random()
+        voice_gain = 0.0 if silent < a.silent_voice else 10 ** ((gain + balance / 2) / 20)
+        other_gain = 0.0 if silent > 1 - a.silent_accompaniment else 10 ** ((gain - balance / 2) / 20)
+        return np.stack([voice * np.float32(voice_gain), accompaniment * np.float32(other_gain)])
+
+    def _cut(self, recording: Recording, role: str, speed: int, start: float) -> Signal:
+        """`samples` samples from relative place `start` on; a recording that ends starts again (a circular shift)."""
+        signal = self.stretched[id(recording), role][speed]
+        place = int(start * len(signal))
+        if place + self.samples <= len(signal):
+            return signal[place : place + self.samples]
+        return np.take(signal, range(place, place + self.samples), mode="wrap")
+
+    def _curves(self, rng: np.random.Generator) -> Signal:
+        """Filter gains of both stems `[shape=(2, CURVE)]`, linear: own equaliser x common equaliser and band limits."""
+        a = self.augment
+        hertz = np.linspace(0, self.rate / 2, CURVE)
+        knots = np.geomspace(60, self.rate / 2, KNOTS)
+        common = a.mix_eq_db * rng.standard_normal(KNOTS)
+        own = a.stem_eq_db * rng.standard_normal((2, KNOTS))
+        curve = np.stack([np.interp(hertz, knots, common + one) for one in own])
+        octaves = np.log2(np.maximum(hertz, 1.0))
+        slope = np.exp(rng.uniform(np.log(12), np.log(400)))  # dB per octave: from a gentle roll-off to a codec's wall
+        if rng.random() < a.low_pass:
+            curve -= slope * np.maximum(octaves - np.log2(rng.uniform(*a.low_pass_hz)), 0)
+        if rng.random() < a.high_pass:
+            curve -= min(slope, 48) * np.maximum(np.log2(rng.uniform(*a.high_pass_hz)) - octaves, 0)
+        return (10 ** (np.maximum(curve, FLOOR_DB) / 20)).astype(np.float32)
+
+
+class _Pool:
+    """Recordings, drawn by their set's weight and then by their length. False when empty."""
+
+    def __init__(self, groups: Sequence[Sequence[Recording]], weights: Sequence[float]):
+        self.recordings = [r for group in groups for r in group]
+        odds = [
+            weight * r.samples / sum(q.samples for q in group)
+            for group, weight in zip(groups, weights, strict=True)
+            for r in group
+        ]
+        self.edges: NDArray[np.float64] = np.cumsum(odds) / np.sum(odds) if odds else np.zeros(0)
+
+    def __bool__(self) -> bool:
+        return bool(self.recordings)
+
+    def draw(self, rng: np.random.Generator) -> Recording:
+        index = int(np.searchsorted(self.edges, rng.random(), side="right"))
+        return self.recordings[min(index, len(self.recordings) - 1)]
+
+
+def _stretch(sets: Sequence[DataSet], speeds: Sequence[float]) -> dict[tuple[int, str], list[Signal]]:
+    """Every stem at every speed, made once: resampling 30 stems a step would cost more than the step's filters."""
+    made = {}
+    for data in sets:
+        for recording in data.recordings:
+            for role in ("voice", "accompaniment"):
+                stem = getattr(recording, role)
+                if stem is not None:
+                    made[id(recording), role] = [_at(stem, speed) for speed in speeds]
+    return made
+
+
+def _at(stem: Signal, speed: float) -> Signal:
+    """The stem played `speed` times as fast: shorter, higher, formants and all."""
+    return stem if speed == 1.0 else soxr.resample(stem, speed, 1.0, quality="MQ")

@@ -1,0 +1,56 @@
+"""What a run tells: `metrics.csv` and `curve.png` in its folder, and one line an epoch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+Row = dict[str, float]
+
+
+class Report:
+    """The run's history; files are rewritten from it at each epoch, so that a resumed run has no gap or double."""
+
+    def __init__(self, out: Path, name: str):
+        self.out, self.name = out, name
+        self.rows: list[Row] = []
+
+    def add(self, row: Row) -> bool:
+        """Note an epoch; True if its voice NSDR is the best so far."""
+        better = all(row["nsdr_vocals"] > earlier["nsdr_vocals"] for earlier in self.rows)
+        self.rows.append(row)
+        self._write_csv()
+        self._write_curve()
+        return better
+
+    def line(self, better: bool) -> str:
+        """The last epoch in words."""
+        row = self.rows[-1]
+        return (
+            f"epoch {row['epoch']:4.0f}  step {row['step']:6.0f}  {row['seconds'] / 60:6.1f} min  loss {row['loss']:8.4f}  "
+            f"voice NSDR {row['nsdr_vocals']:6.2f} dB{'  best' if better else ''}"
+        )
+
+    def _write_csv(self) -> None:
+        temporary = self.out / "metrics.csv.part"
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.out / "metrics.csv")
+
+    def _write_curve(self) -> None:
+        """Loss and voice NSDR over steps."""
+        steps = [row["step"] for row in self.rows]
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        left = figure.subplots()
+        left.plot(steps, [row["loss"] for row in self.rows], color="tab:blue", label="training loss")
+        left.set(xlabel="step", ylabel="training loss", title=self.name)
+        right = left.twinx()
+        right.plot(steps, [row["nsdr_vocals"] for row in self.rows], color="tab:orange", label="voice NSDR, held-out clips")
+        right.set_ylabel("voice NSDR, dB")
+        figure.legend(loc="outside lower center", ncols=2)
+        figure.savefig(self.out / "curve.png", dpi=120)
