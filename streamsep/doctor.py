@@ -60,5 +60,5 @@ def realtime() -> dict[str, object]:
 
 
 def _jit_cache() -> dict[str, object]:
-    path = Path(engine.hop.stats.cache_path or '')
+    path = Path(engine.hop.stats.cache_path or "")
     return {"path": str(path), "compiled": len(list(path.glob("engine.*.nbc"))) if path.is_dir() else 0}

@@ -15,7 +15,7 @@ import soundfile
 from streamsep import model, offline, plot
 from streamsep.engine import Separator
 from tests import graphs
-from tests.conftest import DATA, need, need_program
+from tests.conftest import DATA, need_data, need_program
 
 BYTES_OF_A_CLIP = 200_000
 
@@ -460,7 +460,7 @@ def test_png_is_replaced_whole(tmp_path):
 
 def test_a_real_song_keeps_its_length_and_sum(tmp_path, folder):
     path = DATA / "songs" / "sodium.vocals.opus"
-    need(path.is_file(), "shared/data/songs")
+    need_data()
     x, rate = soundfile.read(path, start=48000 * 200, frames=48000 * 4, dtype="float32")
     write(tmp_path / "in.wav", x.T, rate)
     loaded = model.load(graphs.constant(folder / "some.onnx", (0.3, 0.7)))

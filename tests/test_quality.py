@@ -12,7 +12,7 @@ from bench import quality
 from streamsep import model
 from streamsep.engine import Separator
 from tests import graphs
-from tests.conftest import DATA, need
+from tests.conftest import DATA, need_data
 
 CLIPS = DATA / "mir1k" / "clips"
 REFERENCE = DATA / "reference"
@@ -26,7 +26,7 @@ def noise(channels, samples, seed=0):
 
 def authors_row(name, swapped=False):
     """The paper's authors' own outputs for a clip; they are a sample shorter than some clips."""
-    need(CLIPS.is_dir() and REFERENCE.is_dir(), "shared/data")
+    need_data()
     clip, _ = quality.read(CLIPS / f"{name}.flac")
     if swapped:
         clip = clip[::-1]
@@ -218,7 +218,7 @@ def test_command_measures_a_song(clip, splitter, tmp_path, capsys, monkeypatch):
 )
 def test_command_fails_with_one_line(splitter, monkeypatch, arguments, says):
     if "dev" in arguments:
-        need(CLIPS.is_dir(), "shared/data")
+        need_data()
     monkeypatch.setattr("sys.argv", ["quality", "--model", str(splitter.path), *arguments])
     with pytest.raises(SystemExit) as caught:
         quality.main()
@@ -230,7 +230,7 @@ def test_public100_is_the_draw_it_says_it_is():
     names = quality.clip_names("public100", DATA)
     assert len(set(names)) == 100
     listed = DATA / "mir1k" / "public.txt"
-    need(listed.is_file(), "shared/data/mir1k")
+    need_data()
     assert names == sorted(random.Random(0).sample(sorted(listed.read_text().split()), 100))
 
 

@@ -13,10 +13,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from .. import model as models
-from .. import plot
 from ..device import FileDevice
 from ..engine import Separator
 from ..live import Live
+from ..plot import from_files
 
 SONG = Path(__file__).parent
 STEMS = {name: SONG / f"song.{name}.ogg" for name in ("vocals", "accompaniment")}
@@ -65,7 +65,7 @@ def run(folder: Path, model: models.Model, progress: Callable[[float], None] | N
         if source in truth:
             nsdr[source] = round(_sdr(truth[source], stem) - _sdr(truth[source], mixture), 2)
     files["plot"] = folder / "spectrograms.png"
-    plot.from_files({name: path for name, path in files.items() if name != "plot"}, files["plot"])
+    from_files({name: path for name, path in files.items() if name != "plot"}, files["plot"])
     return DemoResult(files, live.report(), nsdr, device.frames / rate)
 
 
