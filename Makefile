@@ -11,7 +11,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o demo
 
 test: $(VENV)/.dev
-	./.ci/system-packages $(APT)
+	PYTHON="$(PYTHON)" ./.ci/system-packages $(APT)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -24,12 +24,13 @@ bench: $(VENV)/.dev
 
 # Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.
 song: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[song]'
 	$(BIN)/python bench/song.py
 
 $(VENV)/bin/python:
-	./.ci/system-packages python3-venv
+	PYTHON="$(PYTHON)" ./.ci/system-packages python3-venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamsep needs Python 3.11 or newer: make PYTHON=python3.x ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
@@ -40,5 +41,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@ $(VENV)/.runtime
 
 clean:
-	rm -rf $(VENV) demo stems dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo stems out dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from streamsep import StreamsepError, offline
 from streamsep.engine import Separator
 from streamsep.model import METADATA_KEY, Model, load
+from streamsep.soundfiles import read
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "mir1k"
@@ -145,12 +146,6 @@ def normalised(clip: NDArray[np.float32]) -> Array:
     if not norms.all():
         raise ValueError("a source is silent: expected sound in each; leave the clip out")
     return clip / norms
-
-
-def read(path: Path) -> tuple[NDArray[np.float32], int]:
-    """A whole sound file, `[shape=(channels, frames)]`, and its rate."""
-    with offline.Reader(path) as reader:
-        return np.concatenate(list(reader.blocks()), axis=1), reader.sample_rate
 
 
 def separated(separator: Separator, mixture: Array, rate: int, level: float) -> Array:

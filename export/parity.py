@@ -19,6 +19,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+import streamsep
 from train import datasets
 from train.config import Config
 from train.model import MaskLSTM
@@ -27,6 +28,7 @@ from train.stft import Transform
 LARGEST_DIFFERENCE = 1e-4
 LEAST_SNR_DB = {"fp16": 40.0, "int8": 20.0}
 RECORDINGS, SECONDS = 3, 8.0
+SONG = Path(streamsep.__file__).parent / "demo"
 
 Mags = NDArray[np.float32]
 
@@ -59,13 +61,11 @@ class Parity:
 def recordings(config: Config, roots: Sequence[Path]) -> tuple[list[Mags], str]:
     """Magnitudes `[shape=(1, frames, n_bins)]` of what parity is measured on, and its name.
 
-    Mixtures of the first data sets' recordings, or, without any, sounds made from a fixed seed.
+    Mixtures of recordings from all over the data sets, or, without any, the song that comes with streamsep.
     """
-    files = [f for root in roots for f in _spread(datasets.scan(root))]
-    signals = [_mixture(datasets.read(f, config.sample_rate, stop=SECONDS)) for f in files[:RECORDINGS]]
-    name = ", ".join(f.name for f in files[:RECORDINGS])
-    if not signals:
-        signals, name = [synthetic(config.sample_rate)], "synthetic sounds from a fixed seed"
+    files = [f for root in roots for f in _spread(datasets.scan(root))][:RECORDINGS] or datasets.scan(SONG)
+    signals = [_mixture(datasets.read(f, config.sample_rate, stop=SECONDS)) for f in files]
+    name = ", ".join(f.name for f in files) if roots else "the song of `streamsep demo`"
     transform = Transform(config.n_fft, config.synthesis_length, config.hop_length)
     return [transform.magnitude(transform.analyse(torch.from_numpy(s)[None])).numpy() for s in signals], name
 
@@ -81,18 +81,6 @@ def _mixture(recording: datasets.Recording) -> datasets.Signal:
         raise datasets.DataError(f"recording {recording.name!r} is silent: parity needs sound, give other --data")
     mixture: datasets.Signal = (0.05 * np.sum(stems, axis=0)).astype(np.float32)  # -26 dBFS each
     return mixture
-
-
-def synthetic(rate: int, seed: int = 0) -> datasets.Signal:
-    """Gliding harmonic tones over noise bursts `[shape=(samples,)]`: no music, but all bins move."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(SECONDS * rate)) / rate
-    glide = 2 * np.pi * np.cumsum(220 * 2 ** (np.sin(2 * np.pi * 0.3 * t) / 2)) / rate
-    tones = np.sum([np.sin(k * glide + rng.uniform(0, 6)) / k for k in range(1, 12)], axis=0)
-    tremolo = 0.6 + 0.4 * np.sin(2 * np.pi * 1.7 * t)
-    bursts = rng.standard_normal(len(t)) * np.exp(-12 * (t * 2 % 1))
-    signal: datasets.Signal = (0.05 * (tones * tremolo + bursts)).astype(np.float32)
-    return signal
 
 
 def measure(model: MaskLSTM, path: Path, mags: Sequence[Mags]) -> Parity:

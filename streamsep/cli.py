@@ -7,7 +7,10 @@ is one JSON object on stdout and nothing else.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import StreamsepError, __version__
+from . import StreamsepError, __version__, jit_cache
 from .config import Config, ConfigError
 from .config import load as load_config
 
@@ -31,6 +34,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `streamsep` command."""
+    jit_cache.use()
     sys.exit(_run(args))
 
 
@@ -41,6 +45,9 @@ def _run(args: list[str] | None) -> int:
         return done.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        click.echo(help_text.format_message(), err=True)
+        return 2
     except click.UsageError as error:
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         return _fail(error.format_message().rstrip(".").replace("\n", " ") + where, 2)
@@ -48,6 +55,11 @@ def _run(args: list[str] | None) -> int:
         return _fail(str(error), 2)
     except StreamsepError as error:
         return _fail(str(error), 1)
+    except BrokenPipeError:  # whoever read stdout has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     return 0
 
 
@@ -126,6 +138,7 @@ def _separation(result: Any, model: str) -> dict[str, Any]:
         "elapsed_s": round(result.elapsed, 3),
         "real_time_factor": round(result.real_time_factor, 4),
         "provider": result.provider,
+        "provider_notes": list(result.provider_notes),
         "c_api": result.native,
         **result.counts,
     }
@@ -188,9 +201,10 @@ def run(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     streamsep run --input file:song.flac --output file:stems.wav
     """
     config = load_config(config_file, flags)
-    from . import daemon
+    with _stop_signals() as stop:
+        from . import daemon
 
-    report = daemon.run(config, lambda setup: _announce(setup, err if as_json else out))
+        report = daemon.run(config, lambda setup: _announce(setup, err if as_json else out), stop)
     if as_json:
         _print_json(report)
         return
@@ -204,6 +218,18 @@ def run(config_file: Path | None, as_json: bool, **flags: Any) -> None:
         out.print(
             f"{report['failed_steps']} network steps failed ({report['error']}); {report['bad_samples']} bad input samples"
         )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, from the start of the command on; the handlers before come back at the end."""
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _announce(setup: dict[str, Any], console: Console) -> None:
@@ -233,7 +259,7 @@ def devices(as_json: bool) -> None:
 
     found = device.devices()
     if as_json:
-        _print_json([d.as_dict() for d in found])
+        _print_json({"devices": [d.as_dict() for d in found]})
         return
     table = Table("", "name", "host API", "in", "out", "Hz", "default", box=None, pad_edge=False)
     for d in found:
@@ -251,7 +277,7 @@ def models(as_json: bool) -> None:
 
     rows = [_model_row(model.load(name)) for name in model.shipped()]
     if as_json:
-        _print_json(rows)
+        _print_json({"models": rows})
         return
     table = Table("name", "sources", "latency", "network", "size", "voice GNSDR", box=None, pad_edge=False)
     for r in rows:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,7 +32,9 @@ class Config(BaseModel):
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on")
     osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
     duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
-    gain: dict[str, float] = Field(default_factory=dict, description="gain of each source at the start, dB (TOML only)")
+    gain: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="gain of each source at the start, dB (TOML only)"
+    )
 
 
 def load(path: Path | None, flags: dict[str, Any]) -> Config:
@@ -46,7 +48,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> Config:
     settings: dict[str, Any] = {}
     if path is not None:
         try:
-            settings = tomllib.loads(path.read_text())
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:

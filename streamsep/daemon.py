@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from . import model as models
-from .config import Config
+from .config import Config, ConfigError
 from .device import FILE, NONE, DeviceError, FileDevice, PortAudioDevice
 from .engine import Separator
 from .live import Live
 from .osc import OscServer
+from .soundfiles import write
 
 Device = FileDevice | PortAudioDevice
 Report = dict[str, object]
@@ -23,38 +22,55 @@ _SILENT = 2.0  # s without a block: the device is gone, whatever PortAudio says 
 _TICK = 0.05  # s; how soon a signal or the end of a file is noticed
 
 
-def run(config: Config, announce: Callable[[Report], None]) -> Report:
-    """Run until the duration is over, the file is played, or SIGINT or SIGTERM comes; what happened.
+def run(config: Config, announce: Callable[[Report], None], stop: threading.Event) -> Report:
+    """Run until the duration is over, the file is played, or `stop` is set; what happened.
 
     `announce` is called once, before the first sound, with the set-up and the latency in its parts.
 
     Raises
     ------
-    ModelError, DeviceError, LiveError, OrtError, OscError, ValueError
+    ModelError, ConfigError, AudioFileError, DeviceError, LiveError, OrtError, OscError
         it could not start, or (DeviceError) the device went away.
     """
     model = models.load(config.model)
     device = open_device(config, model)
-    separator = Separator(model, device.sample_rate, device.in_channels, config.provider)
-    for source, db in config.gain.items():
-        separator.set_gain(source, db)
+    separator = _separator(config, model, device)
     live = Live(separator, device)
     osc = OscServer(separator, live.rings, config.osc_host, config.osc_port, lambda: _status(live))
-    with _signals() as stop, osc:
+    gone = False
+    with osc:
         live.prepare()
         try:
-            live.open()
-            announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"})
-            live.start()
-            gone = _wait(stop, live, config.duration)
+            if not stop.is_set():
+                live.open()
+                announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"})
+                live.start()
+                gone = _wait(stop, live, config.duration)
         finally:
             live.stop()
     if isinstance(device, FileDevice):
         if config.output not in (None, NONE):
-            device.write(Path(str(config.output).removeprefix(FILE)))
+            write(_path(config.output), device.played[: device.position], device.sample_rate)
     elif gone:
         raise DeviceError(f"{device.name} went away: is its server still running? Start streamsep again when it is")
-    return describe(live) | live.report()
+    return describe(live) | live.report() | {"osc": osc.counts}
+
+
+def _separator(config: Config, model: models.Model, device: Device) -> Separator:
+    try:
+        separator = Separator(model, device.sample_rate, device.in_channels, config.provider)
+    except ValueError as error:
+        raise DeviceError(f"{device.name} does not fit the engine: {error}") from error
+    try:
+        for source, db in config.gain.items():
+            separator.set_gain(source, db)
+    except ValueError as error:
+        raise ConfigError(f"gain: {error}") from error
+    return separator
+
+
+def _path(name: str | None) -> Path:
+    return Path(str(name).removeprefix(FILE))
 
 
 def open_device(config: Config, model: models.Model) -> Device:
@@ -70,7 +86,9 @@ def open_device(config: Config, model: models.Model) -> Device:
             f"input={config.input!r} with output={config.output!r}: a file plays to a file or to {NONE!r}; "
             f"route a player's output into an audio device instead"
         )
-    device = FileDevice(Path(str(config.input).removeprefix(FILE)), config.block, hop_seconds, sources)
+    if files[1] and not _path(config.output).resolve().parent.is_dir():
+        raise DeviceError(f"output={config.output!r}: its folder does not exist; make it or choose another")
+    device = FileDevice(_path(config.input), config.block, hop_seconds, sources)
     if config.rate not in (None, device.sample_rate):
         raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
     return device
@@ -109,21 +127,6 @@ def _status(live: Live) -> dict[str, int | float | str]:
         else:
             flat[key] = value if isinstance(value, float) else str(value)
     return flat
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; the handlers before come back at the end."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals are the main thread's business
-        return
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait(stop: threading.Event, live: Live, duration: float | None) -> bool:

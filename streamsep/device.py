@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import ctypes.util
 import os
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,7 +22,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import soundfile
 from numba import carray, cfunc, int64, njit, types
 
 from . import StreamsepError, native
@@ -37,9 +38,11 @@ from .rings import (
     exchange,
     position,
 )
+from .soundfiles import read
 
 FILE = "file:"
 NONE = "none"
+JACK = "JACK"  # how the host API's name begins
 CLIENT_NAME = b"streamsep"  # the JACK client's; PortAudio keeps the pointer, so it must stay alive
 CLOSE_SECONDS = 2.0  # a living server lets go of a stream within a few periods
 TAIL_SECONDS = 0.5  # silence a file device plays after the file, for the delay to run out
@@ -128,7 +131,7 @@ def devices() -> list[DeviceInfo]:
 def find(name: str | None, kind: str) -> DeviceInfo:
     """The device called `name` for `kind` "input" or "output": an index, a whole name, or words that only one name holds.
 
-    Without a name: PortAudio's default, else the first device of that kind.
+    Without a name: JACK's where a server runs (it is there to be used), then PortAudio's default, then the first.
 
     Raises
     ------
@@ -137,8 +140,9 @@ def find(name: str | None, kind: str) -> DeviceInfo:
     """
     usable = [d for d in devices() if (d.in_channels if kind == "input" else d.out_channels)]
     if name is None:
+        jack = [d for d in usable if d.host_api.startswith(JACK)]
         defaults = [d for d in usable if (d.default_input if kind == "input" else d.default_output)]
-        found = (defaults or usable)[:1]
+        found = (jack or defaults or usable)[:1]
     elif name.isdecimal():
         found = [d for d in usable if d.index == int(name)]
     else:
@@ -152,7 +156,11 @@ def find(name: str | None, kind: str) -> DeviceInfo:
     return found[0]
 
 
-@cfunc(types.int32(types.voidptr, types.voidptr, types.uint64, types.voidptr, types.uint64, types.voidptr), cache=True)
+# PaStreamCallback's frame count and flags are C's unsigned long.
+_ULONG = types.uint32 if sys.platform == "win32" else types.uint64
+
+
+@cfunc(types.int32(types.voidptr, types.voidptr, _ULONG, types.voidptr, _ULONG, types.voidptr), cache=True)
 def _callback(source, sink, frame_count, time_info, status, memory):  # type: ignore[no-untyped-def]
     """PaStreamCallback; `memory` is the rings' (its header says where they lie)."""
     frames = int64(frame_count)
@@ -189,6 +197,8 @@ class PortAudioDevice:
         no such device, or one that does not run like that.
     """
 
+    steady = False
+
     def __init__(
         self, source: str | None, sink: str | None, sample_rate: int | None, block: int, hop_seconds: float, sources: int
     ) -> None:
@@ -200,8 +210,8 @@ class PortAudioDevice:
         self.out_channels = 0
         if outward:
             self.out_channels = 2 * sources if outward.out_channels >= 2 * sources else min(2, outward.out_channels)
-        jack = inward.host_api.startswith("JACK")
-        self._block = block or (0 if jack else round(hop_seconds * self.sample_rate))
+        self.steady = inward.host_api.startswith(JACK)  # its periods come at even distances
+        self._block = block or (0 if self.steady else round(hop_seconds * self.sample_rate))
         self.name = f"{inward.name} -> {outward.name if outward else NONE} ({inward.host_api})"
         self._indices = inward.index, outward.index if outward else None
         self._stream: Any = None
@@ -313,31 +323,43 @@ def pace(rings, source, sink, block, sample_rate, clock, done):  # type: ignore[
             wait = next_time - native.monotonic_ns(clock.gettime)
 
 
+def pace_in_python(rings: Rings, source, sink, block: int, sample_rate: int, done) -> None:  # type: ignore[no-untyped-def]
+    """`pace` where the C library's clock cannot be called."""
+    silence, unheard = (np.zeros((block, x.shape[1]), np.float32) for x in (source, sink))
+    next_time, start = time.monotonic(), 0
+    while start < len(sink) and not rings.header[STOP]:
+        x, y = silence, unheard
+        if rings.header[ARMED]:
+            end = min(start + block, len(sink))
+            x, y = source[start:end], sink[start:end]
+            start = end
+        exchange(rings.header, rings.inward, rings.outward, x, y)
+        done[0] = start
+        next_time = max(next_time + block / sample_rate, time.monotonic())
+        time.sleep(max(0.0, next_time - time.monotonic()))
+
+
 class FileDevice:
-    """A sound file played in real time, with its own clock, into an array that `write` saves.
+    """A sound file played in real time, with a clock of its own, into the array `played` `[shape=(frames, channels)]`.
 
     Raises
     ------
-    DeviceError
+    AudioFileError
         the file cannot be read, or is empty.
     """
 
+    steady = True
+
     def __init__(self, path: Path, block: int, hop_seconds: float, sources: int) -> None:
-        try:
-            samples, self.sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise DeviceError(
-                f"sound file {str(path)!r} cannot be read: expected a file that libsndfile knows ({error})"
-            ) from error
-        if not len(samples):
-            raise DeviceError(f"sound file {str(path)!r} is empty: expected at least one sample")
+        sound, self.sample_rate = read(path)
+        samples = sound.T
         self.name = str(path)
         self.block = block or round(hop_seconds * self.sample_rate)
         self.in_channels = samples.shape[1]
         self.out_channels = 2 * sources
         self.frames = len(samples)
         tail = np.zeros((int(TAIL_SECONDS * self.sample_rate), self.in_channels), np.float32)
-        self._source = np.concatenate([samples, tail])
+        self._source = np.ascontiguousarray(np.concatenate([samples, tail]))
         self.played = np.zeros((len(self._source), self.out_channels), np.float32)
         self._done = np.zeros(1, np.int64)
         self._thread: threading.Thread | None = None
@@ -350,6 +372,9 @@ class FileDevice:
         self._thread.start()
 
     def _pace(self, rings: Rings) -> None:
+        if not native.AVAILABLE:
+            pace_in_python(rings, self._source, self.played, self.block, self.sample_rate, self._done)
+            return
         native.become_realtime(native.FILE_PRIORITY)
         pace(rings, self._source, self.played, self.block, self.sample_rate, native.clock(), self._done)
 
@@ -374,14 +399,3 @@ class FileDevice:
     def position(self) -> int:
         """Frames exchanged so far."""
         return int(self._done[0])
-
-    def write(self, path: Path) -> None:
-        """Save what was played: every frame, the delay included."""
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            soundfile.write(temporary, self.played[: self.position], self.sample_rate, subtype="FLOAT", format="WAV")
-            os.replace(temporary, path)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise DeviceError(f"{str(path)!r} cannot be written: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)

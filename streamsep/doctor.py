@@ -44,9 +44,9 @@ def _network(name: str) -> dict[str, object]:
 def _portaudio() -> dict[str, object]:
     try:
         sd = device.portaudio()
+        return {"works": True, "version": sd.get_portaudio_version()[1], "devices": len(device.devices())}
     except device.DeviceError as error:
         return {"works": False, "why": str(error)}
-    return {"works": True, "version": sd.get_portaudio_version()[1], "devices": len(device.devices())}
 
 
 def realtime() -> dict[str, object]:

@@ -115,8 +115,9 @@ def ramp(s):  # type: ignore[no-untyped-def]
     sources, channels, hop = s.y.shape
     step = 1.0 / hop
     bypass = s.level[sources]
-    bypass_by = (s.controls.bypass[0] - bypass) * step
-    if bypass == 1.0 or bypass_by != 0.0 or bypass != 0.0:
+    bypassed = s.controls.bypass[0]  # read once: whoever sets it does so at any moment
+    bypass_by = (bypassed - bypass) * step
+    if bypass_by != 0.0 or bypass != 0.0:
         first = s.transform.history.shape[1] - s.transform.synthesis.size
         delayed = s.transform.history[:, first : first + hop]
     else:
@@ -135,7 +136,7 @@ def ramp(s):  # type: ignore[no-untyped-def]
                     value += dry * delayed[c, n]
                 s.y[i, c, n] = value
         s.level[i] = target
-    s.level[sources] = s.controls.bypass[0]
+    s.level[sources] = bypassed
 
 
 @njit(nogil=True, cache=True)
@@ -253,8 +254,8 @@ class Separator:
         shape = (len(self.sources), *x.shape)
         if out is None:
             out = np.empty(shape, np.float32)
-        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ValueError(f"out has shape {out.shape} {out.dtype}: expected {shape}, float32, C-contiguous")
+        elif out.shape != shape or out.dtype != np.float32 or not (out.flags.c_contiguous and out.flags.writeable):
+            raise ValueError(f"out has shape {out.shape} {out.dtype}: expected {shape}, float32, C-contiguous, writeable")
         if isinstance(self.network, ort.NativeNetwork):
             process(self.state, self.network.compiled, x, out)
         else:

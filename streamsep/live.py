@@ -7,6 +7,9 @@ How long the output ring must be filled ahead (`prefill`, frames) for block B, h
 B frames in the very call that brings B, so the frames of that call cannot help it; of those before, up to H - g have not yet
 made a whole hop. That is B + H - g. Blocks smaller than a hop would leave the engine less than a hop's time to compute; what
 is missing, H - B, is added. The engine's own delay S counts one hop of gathering, so the hand-over adds prefill - H.
+
+That holds for blocks at even distances, as JACK's are. Sound systems behind plugins (ALSA's for PulseAudio and PipeWire)
+deliver them in bursts: there the first blocks, still silent, are watched, and what they come apart is added in whole blocks.
 """
 
 from __future__ import annotations
@@ -23,13 +26,18 @@ from . import StreamsepError, engine, native, stats
 from .engine import Separator
 from .rings import (
     CALLS,
+    EARLIEST,
+    GETTIME,
     INPUT_XRUNS,
     LATE,
+    LATEST,
     LOST,
     MAX_BLOCK,
     MISSED,
+    OBSERVE,
     OUTPUT_XRUNS,
     RUNNING,
+    SAMPLE_RATE,
     STOP,
     Rings,
     arm,
@@ -41,6 +49,7 @@ from .rings import (
     take,
 )
 
+SETTLE_SECONDS, OBSERVE_SECONDS = 0.3, 1.0
 RING_SECONDS = 1.0  # how long a worker may be held up before input is lost
 
 
@@ -55,6 +64,7 @@ class Device(Protocol):
     sample_rate: int
     in_channels: int
     out_channels: int
+    steady: bool  # whether blocks come at even distances by design
 
     def start(self, rings: Rings) -> None:
         """Begin to exchange blocks with `rings`, still unarmed; MAX_BLOCK tells their size."""
@@ -95,9 +105,13 @@ class Latency:
         return {name: getattr(self, name) for name in ("algorithmic", "buffering", "device", "total")}
 
 
-def prefill(block: int, hop: int) -> int:
-    """Frames of silence that go out first, so that no hop of a worker in time is ever late (see the module's text)."""
-    return block + hop - math.gcd(block, hop) + max(0, hop - block)
+def prefill(block: int, hop: int, spread: int = 0) -> int:
+    """Frames of silence that go out first, so that no hop of a worker in time is ever late (see the module's text).
+
+    `spread` is how far apart blocks come from even distances, frames. A quarter of a block is left to the worker's margin.
+    """
+    bursts = math.ceil(max(0, spread - block // 4) / block)
+    return block + hop - math.gcd(block, hop) + max(0, hop - block) + bursts * block
 
 
 @njit(nogil=True, cache=True)
@@ -151,8 +165,8 @@ class Live:
         self.realtime = False
         self._thread: threading.Thread | None = None
         self._seen = 0, time.monotonic()
-        # Both are known, and constant, from `open` on.
-        self.block = 0
+        # These are known, and constant, from `open` on.
+        self.block = self.prefill = 0
         self.latency = Latency(separator.latency, 0, 0, separator.sample_rate)
 
     def prepare(self) -> None:
@@ -177,22 +191,38 @@ class Live:
         LiveError
             no block came within `timeout` seconds.
         """
+        header = self.rings.header
+        if native.AVAILABLE:
+            header[[GETTIME, SAMPLE_RATE]] = native.clock().gettime, self.device.sample_rate
         self.device.start(self.rings)
         end = time.monotonic() + timeout
-        while self.rings.header[CALLS] < 4:  # the first block is not always like the others
+        while header[CALLS] < 4:  # the first block is not always like the others
             if time.monotonic() > end:
                 self.device.stop()
                 raise LiveError(f"the device delivered no sound within {timeout:g} s: is its server running?")
             time.sleep(0.005)
-        self.block = int(self.rings.header[MAX_BLOCK])
+        self._observe()
+        self.block = int(header[MAX_BLOCK])
         hop = self.separator.geometry.hop_length
+        # A second shows the rule, not its exceptions: where blocks may come in bursts, one of two is always allowed for.
+        spread = 0 if self.device.steady else max(self.block, int(header[EARLIEST] - header[LATEST]))
+        self.prefill = prefill(self.block, hop, spread)
         self.latency = Latency(
             algorithmic=self.separator.latency,
-            buffering=prefill(self.block, hop) - hop,
+            buffering=self.prefill - hop,
             device=round(self.device.latency * self.device.sample_rate),
             sample_rate=self.device.sample_rate,
         )
         return self.latency
+
+    def _observe(self) -> None:
+        """Watch when blocks come, where that is not known beforehand."""
+        if self.device.steady or not native.AVAILABLE:
+            return
+        time.sleep(SETTLE_SECONDS)  # streams start with a burst of their own
+        publish(self.rings.header, OBSERVE, 1)
+        time.sleep(OBSERVE_SECONDS)
+        publish(self.rings.header, OBSERVE, 0)
 
     def start(self) -> None:
         """Let sound through."""
@@ -200,7 +230,7 @@ class Live:
         self._thread.start()
         while not position(self.rings.header, RUNNING):  # sound must not wait for a thread to start
             time.sleep(0.001)
-        arm(self.rings, prefill(self.block, self.separator.geometry.hop_length))
+        arm(self.rings, self.prefill)
 
     def stop(self) -> None:
         """End the device, then the worker."""

@@ -130,6 +130,8 @@ def _check(path: Path) -> Contract:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is only read here
     options.log_severity_level = 4
+    # This is the process's first session of this library, and only the first one's word on denormals counts (see ort.py).
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base class of their own

@@ -13,34 +13,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from . import StreamsepError
 from .engine import Separator
 from .model import Model
 from .ort import PROVIDERS
+from .soundfiles import AudioFileError, Reader, reason, replacing
 
-BLOCK = 32_768  # frames read at a time: under a second at any usual rate, so that Ctrl-C is heard
 WAV_LIMIT = 2**32 - 2**16  # bytes of samples that a WAV file holds for certain, its header aside
-UNKNOWN = 2**63 - 1  # libsndfile's frame count where a stream does not tell its length
 
 Progress = Callable[[int, int], None]
-
-
-class AudioFileError(StreamsepError):
-    """A sound file cannot be read, separated or written; the message is one line and names the cure."""
 
 
 @dataclass(frozen=True)
@@ -76,168 +66,6 @@ class Result:
         return self.counts["failed_steps"] + self.counts["bad_masks"]
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
-class _Sound(soundfile.SoundFile):
-    """Read front to back only: soundfile seeks after every block of a seekable file and fails where no end is known."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class Reader:
-    """A sound file, read once from its beginning in blocks; a context manager.
-
-    Attributes: `path`, `sample_rate` (Hz), `channels`, and `frames`, which is 0 where the file does not tell its length
-    and too high for a cut-off MP3. What `blocks` gives counts.
-
-    Raises
-    ------
-    AudioFileError
-        no such file, no permission, or nothing that libsndfile reads.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._sound = _open(self.path)
-        self.sample_rate: int = self._sound.samplerate
-        self.channels: int = self._sound.channels
-        self.frames: int = self._sound.frames if self._sound.frames < UNKNOWN else 0
-        if self._sound.frames == 0:
-            self.close()
-            raise AudioFileError(f"{self.path} holds 0 frames of sound: expected at least 1; record or export it again")
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._sound.close()
-
-    def blocks(self, size: int = BLOCK) -> Iterator[NDArray[np.float32]]:
-        """The whole file, float32 `[shape=(channels, frames)]`, full scale 1.0, at most `size` frames at a time.
-
-        Raises
-        ------
-        AudioFileError
-            the file is damaged part of the way.
-        """
-        done = 0
-        while True:
-            try:
-                block = self._sound.read(size, dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as error:
-                raise AudioFileError(
-                    f"{self.path} is damaged or cut off after {done / self.sample_rate:.1f} s ({_reason(error)}): "
-                    f"expected {f'{self.frames / self.sample_rate:.1f} s' if self.frames else 'more'}; "
-                    "get a whole copy, or save what is left with: ffmpeg -i FILE saved.wav"
-                ) from error
-            if not len(block):
-                return
-            done += len(block)
-            yield np.ascontiguousarray(block.T)
-
-
-def _open(path: Path) -> _Sound:
-    try:
-        path.open("rb").close()  # the system says why not; libsndfile would say "System error."
-        sound = _Sound(path)
-        if sound.format == "MP3" and os.name == "posix":
-            return _whole_mp3(path) or sound
-        return sound
-    except (OSError, soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
-        raise AudioFileError(
-            f"{path} cannot be read ({_reason(error)}): expected a sound file such as WAV, FLAC, Ogg, Opus or MP3; "
-            "check the path, or convert the file with: ffmpeg -i FILE converted.wav"
-        ) from error
-
-
-def _whole_mp3(path: Path) -> _Sound | None:
-    """An MP3 file whose header has no frame count, read through a pipe; None where it has one.
-
-    libsndfile guesses such a file's length from its first bit rate and stops there, halfway through a song of variable
-    rate. From a pipe it cannot guess, and reads to the end.
-    """
-    read_end, write_end = os.pipe()
-
-    def pump() -> None:
-        with contextlib.suppress(OSError), open(write_end, "wb") as pipe, path.open("rb") as file:
-            _skip_tags(file)
-            shutil.copyfileobj(file, pipe)  # ends with BrokenPipeError when the reader has enough
-
-    threading.Thread(target=pump, daemon=True, name="mp3").start()
-    with contextlib.suppress(soundfile.SoundFileError):
-        sound = _Sound(read_end, closefd=True)
-        if sound.frames == UNKNOWN:
-            return sound
-        sound.close()
-    return None
-
-
-def _skip_tags(file: BinaryIO) -> None:
-    """Pass over ID3v2 tags: a cover picture is more than libsndfile skips in a pipe."""
-    while (head := file.read(10)).startswith(b"ID3") and len(head) == 10:
-        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]  # seven bits a byte
-        file.seek(size, os.SEEK_CUR)
-    file.seek(-len(head), os.SEEK_CUR)
-
-
-def _reason(error: Exception) -> str:
-    """The heart of a system or libsndfile error, without its path and full stop."""
-    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return text.removeprefix("Error : ").rstrip(".")
-
-
-# -------------------------------------------------------------------------------------------------------------- writing
-
-
-@contextlib.contextmanager
-def replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Empty files under temporary names beside `paths`, all in one folder; in the end they take the places of `paths`.
-
-    Whatever ends the body early, Ctrl-C included, leaves the old files and folders as they were.
-
-    Raises
-    ------
-    AudioFileError
-        the folder cannot be made or written.
-    """
-    folder = paths[0].parent
-    made = [f for f in (folder, *folder.parents) if not f.exists()]
-    parts = [p.with_name(f".{p.name}.{secrets.token_hex(4)}.part") for p in paths]
-    try:
-        with _folder_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for part in parts:
-                part.touch(exist_ok=False)
-        yield parts
-        with _folder_errors(folder):
-            for part, path in zip(parts, paths, strict=True):
-                os.replace(part, path)
-    finally:
-        for part in parts:
-            with contextlib.suppress(OSError):  # most often: it has been renamed
-                part.unlink()
-        for made_here in made:
-            with contextlib.suppress(OSError):  # most often: it is not empty
-                made_here.rmdir()
-
-
-@contextlib.contextmanager
-def _folder_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise AudioFileError(
-            f"output folder {folder} cannot be written ({_reason(error)}): "
-            "expected a folder that may be written; choose another"
-        ) from error
-
-
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -266,7 +94,7 @@ def _stems(paths: Iterable[Path], reader: Reader) -> Iterator[list[soundfile.Sou
             files.close()  # before they are renamed: closing writes the headers
     except soundfile.SoundFileError as error:
         raise AudioFileError(
-            f"stems in {paths[0].parent} cannot be written ({_reason(error)}): expected room for them; "
+            f"stems in {paths[0].parent} cannot be written ({reason(error)}): expected room for them; "
             "free some space or choose another folder"
         ) from error
 

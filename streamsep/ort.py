@@ -39,7 +39,8 @@ _ADD_SESSION_CONFIG_ENTRY, _CREATE_ALLOCATOR, _RELEASE_ALLOCATOR = 130, 131, 132
 _APPEND_CUDA, _CREATE_CUDA_OPTIONS, _UPDATE_CUDA_OPTIONS, _RELEASE_CUDA_OPTIONS = 204, 205, 206, 208
 _FLOAT, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 1, 0, 0
 
-# Silence decays through the LSTM into denormal numbers, which cost a CPU a hundred times more.
+# Silence decays through the LSTM into denormal numbers, which cost a CPU a hundred times more. ONNX Runtime takes this from
+# the first session of a process only, and sets it for the thread that makes it and those it starts later.
 _CONFIG = {"session.set_denormal_as_zero": "1"}
 # On the GPU a node that fell back to the CPU would copy back and forth every hop: refuse it.
 _CUDA_CONFIG = {"session.disable_cpu_ep_fallback": "1"}

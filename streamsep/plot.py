@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .offline import Reader, replacing
+from .soundfiles import Reader, replacing
 
 COLUMNS = 1200
 ROWS = 320

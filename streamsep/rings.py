@@ -22,10 +22,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .native import load_acquire, store_release
+from .native import load_acquire, monotonic_ns, store_release
 
 LAYOUT = 1
-HEADER = 72  # int64 places
+HEADER = 80  # int64 places
 # Fixed once made.
 VERSION, CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS = range(5)
 # Positions, each with one writer.
@@ -34,6 +34,8 @@ IN_WRITE, IN_READ, OUT_WRITE, OUT_READ, TAP_WRITE = 8, 16, 24, 32, 40
 ARMED, STOP = 48, 49
 # Written by the device.
 CALLS, MAX_BLOCK, INPUT_XRUNS, OUTPUT_XRUNS, MISSED = range(56, 61)
+# Of the device's clock, while the steering thread looks at it (`observe`).
+GETTIME, SAMPLE_RATE, OBSERVE, SINCE, SEEN, EARLIEST, LATEST = 5, 6, 50, 72, 73, 74, 75
 # Written by the worker.
 RUNNING, LATE, LOST = 64, 65, 66
 
@@ -107,6 +109,8 @@ def exchange(header, inward, outward, x, y):  # type: ignore[no-untyped-def]
     header[MAX_BLOCK] = max(header[MAX_BLOCK], frames)
     if position(header, ARMED) == 0:
         y[:] = 0
+        if position(header, OBSERVE):
+            note_time(header, frames)
         return
     wrap = header[CAPACITY] - 1
     write = header[IN_WRITE]
@@ -125,6 +129,18 @@ def exchange(header, inward, outward, x, y):  # type: ignore[no-untyped-def]
     publish(header, OUT_READ, read + frames)
 
 
+@njit(nogil=True, cache=True)
+def note_time(header, frames):  # type: ignore[no-untyped-def]
+    """Note how far this block comes before or after its time, in frames, counted from the first block that was noted."""
+    now = monotonic_ns(header[GETTIME])
+    if header[SINCE] == 0:
+        header[SINCE] = now
+    ahead = header[SEEN] - (now - header[SINCE]) * header[SAMPLE_RATE] // 1_000_000_000
+    header[EARLIEST] = max(header[EARLIEST], ahead)
+    header[LATEST] = min(header[LATEST], ahead)
+    header[SEEN] += frames
+
+
 # ------------------------------------------------------------------------------------------------------------ worker side
 
 
@@ -132,7 +148,7 @@ def exchange(header, inward, outward, x, y):  # type: ignore[no-untyped-def]
 def take(rings, x):  # type: ignore[no-untyped-def]
     """The next hop of input into `x` `[shape=(channels, hop)]`, if it is there; whether it was.
 
-    A worker that was held up for longer than the ring is long skips what has been overwritten, in whole hops.
+    A worker that was held up for longer than the ring is long goes on with the newest whole hop; the others are lost.
     """
     header, hop = rings.header, x.shape[1]
     capacity = header[CAPACITY]
@@ -144,10 +160,11 @@ def take(rings, x):  # type: ignore[no-untyped-def]
         skipped = (ahead - hop) // hop
         header[LOST] += skipped
         read += skipped * hop
-        publish(header, OUT_WRITE, header[OUT_WRITE] + skipped * hop)
-        tap = header[TAP_WRITE]
-        for n in range(min(skipped * hop, capacity)):
-            rings.tap[(tap + n) & (capacity - 1)] = 0  # or a listener would hear an old lap
+        out, tap = header[OUT_WRITE], header[TAP_WRITE]
+        for n in range(min(skipped * hop, capacity)):  # silence, or an old lap would be heard
+            rings.outward[(out + n) & (capacity - 1)] = 0
+            rings.tap[(tap + n) & (capacity - 1)] = 0
+        publish(header, OUT_WRITE, out + skipped * hop)
         publish(header, TAP_WRITE, tap + skipped * hop)
     for n in range(hop):
         for c in range(x.shape[0]):
@@ -165,9 +182,9 @@ def put(rings, y):  # type: ignore[no-untyped-def]
     write = header[OUT_WRITE]
     for n in range(hop):
         route(y, n, rings.outward[(write + n) & wrap])
-    publish(header, OUT_WRITE, write + hop)
     if position(header, OUT_READ) > write:
         header[LATE] += 1
+    publish(header, OUT_WRITE, write + hop)
     write = header[TAP_WRITE]
     for n in range(hop):
         frame = rings.tap[(write + n) & wrap]

@@ -1,6 +1,5 @@
 """Fixtures shared by the rooms' tests."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -9,11 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Numba's disk cache looks only at the file of the outermost function: a kernel that calls a changed kernel of another file
-# would come back stale. Here every state of the sources has a cache of its own.
-_sources = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((ROOT / "streamsep").rglob("*.py")))).hexdigest()
-os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "numba" / _sources[:16])
+from streamsep import jit_cache  # noqa: E402
 
+os.environ.pop(jit_cache.VARIABLE, None)
+jit_cache.use(ROOT / ".pytest_cache" / "numba")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two threads on a busy pair of cores wait for each other
 
 import numpy as np  # noqa: E402

@@ -137,11 +137,10 @@ def through_the_graph(model, song, tmp_path, seconds, during=None):
 
 
 def in_time(model, song, tmp_path, during=None):
-    """`through_the_graph`, again while something else held the machine up for longer than a hop: then sound is missing."""
-    for _ in range(4):
+    """`through_the_graph`, once more if the server itself reported that the machine had been held up (xruns)."""
+    result = through_the_graph(model, song, tmp_path, song.shape[1] / 48000, during)
+    if result[3]["missed_blocks"] and result[3]["input_xruns"]:
         result = through_the_graph(model, song, tmp_path, song.shape[1] / 48000, during)
-        if result[3]["late"] == result[3]["missed_blocks"] == 0:
-            break
     return result
 
 
@@ -222,17 +221,17 @@ def test_osc_steers_the_daemon_and_takes_the_stems_off_the_wire(jack, lstm, song
 
 
 def test_a_thread_that_hogs_the_gil_adds_no_underrun(jack):
-    """Quiet and hogged runs in turn; what the machine itself does to a run, it does to either kind."""
+    """Quiet and hogged runs in turn (test_live.py holds the same against a path that does need the GIL)."""
 
     def underruns(hogged):
         daemon, _ = start_daemon("--duration", "3", hogged=hogged)
         report = json.loads(daemon.communicate(timeout=60)[0])
         assert report["c_api"]
         assert report["hops"] >= 350
-        return report["missed_blocks"] + report["late"]
+        return report["missed_blocks"]
 
-    rounds = [(underruns(False), underruns(True)) for _ in range(3)]
-    assert min(hogged - quiet for quiet, hogged in rounds) <= 0, rounds
+    quiet, hogged = ([underruns(hogged) for _ in range(2)] for hogged in (False, True))
+    assert min(hogged) <= min(quiet), (quiet, hogged)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -263,7 +262,7 @@ def test_duration_and_devices(jack):
     out = streamsep("run", "--osc-port", "0", "--duration", "1", "--json")
     assert out.returncode == 0, out.stderr
     assert json.loads(out.stdout)["hops"] >= 100
-    listed = json.loads(streamsep("devices", "--json").stdout)
+    listed = json.loads(streamsep("devices", "--json").stdout)["devices"]
     assert any(d["name"] == "system" and d["in_channels"] == 8 for d in listed)
     wrong = streamsep("run", "--input", "nosuch")
     assert wrong.returncode == 1

@@ -11,6 +11,7 @@ from streamsep import stats
 from streamsep.device import FileDevice
 from streamsep.engine import Separator
 from streamsep.live import Live, LiveError
+from streamsep.rings import ARMED, STOP, exchange
 
 
 def play(model, path, block, seconds=4.0, during=None, use_c_api=True):
@@ -56,6 +57,39 @@ def test_live_equals_offline_shifted_by_the_latency(live, song, song_file, block
     assert 0 < report["step_ms"]["p50"] <= report["step_ms"]["p99"] <= report["step_ms"]["max"]
 
 
+class Bursts(FileDevice):
+    """A sound system that hands over two blocks at once, then none for two periods."""
+
+    steady = False
+
+    def _pace(self, rings):
+        blocks = [np.zeros((self.block, c), np.float32) for c in (self.in_channels, self.out_channels)]
+        start, next_time = 0, time.monotonic()
+        while start < len(self._source) and not rings.header[STOP]:
+            for _ in range(2):
+                x, y = blocks
+                if rings.header[ARMED]:
+                    x, y = self._source[start : start + self.block], self.played[start : start + self.block]
+                    start += self.block
+                exchange(rings.header, rings.inward, rings.outward, x, y)
+            self._done[0] = start
+            next_time += 2 * self.block / self.sample_rate
+            time.sleep(max(0, next_time - time.monotonic()))
+
+
+def test_a_device_that_comes_in_bursts_costs_delay_and_no_hop(live, song_file):
+    device = Bursts(song_file, 384, 0.008, 2)
+    device._source = np.ascontiguousarray(device._source[: 3 * 48000 // 384 * 384])
+    run = Live(Separator(live, 48000, 2), device)
+    run.prepare()
+    assert run.open().buffering >= 384  # at even distances it would be 0
+    run.start()
+    while not device.finished:
+        time.sleep(0.02)
+    run.stop()
+    assert run.report()["missed_blocks"] == 0
+
+
 def test_controls_act_while_sound_runs(live, song_file):
     def mute(run):
         time.sleep(1.5)
@@ -71,32 +105,36 @@ def test_controls_act_while_sound_runs(live, song_file):
 
 def test_python_path_gives_the_same_samples(live, song, song_file):
     x, rate = song
-    played, run = play(live, song_file, 1024, seconds=2.0, use_c_api=False)
+    for _ in range(3):  # it may be late; a sample that is late is not a sample that is wrong
+        played, run = play(live, song_file, 1024, seconds=2.0, use_c_api=False)
+        if not run.report()["missed_blocks"]:
+            break
     assert not run.separator.native
-    if not run.report()["late"]:
-        np.testing.assert_array_equal(played[:2], expected(live, x[:, : 2 * rate], rate, run)[0][:, : played.shape[1]])
+    np.testing.assert_array_equal(played[:2], expected(live, x[:, : 2 * rate], rate, run)[0][:, : played.shape[1]])
     assert run.report()["hops"] >= 2 * rate // 384
 
 
 def test_a_thread_that_hogs_the_gil_adds_no_missed_block(live, song_file):
-    """Three rounds, quiet and hogged in turn: with the GIL on the path every hogged round would miss blocks."""
-    stop = threading.Event()
+    """Held against the path that needs the GIL, in the same minute on the same machine."""
 
-    def hog():
-        while not stop.is_set():
-            sum(i * i for i in range(100_000))
+    def missed(use_c_api):
+        stop, turns = threading.Event(), []
 
-    def missed(hogs):
-        stop.clear()
-        threads = [threading.Thread(target=hog) for _ in range(hogs)]
-        report = play(live, song_file, 128, seconds=2.0, during=lambda _: [t.start() for t in threads])[1].report()
+        def hog():
+            while not stop.is_set():
+                turns.append(sum(i * i for i in range(100_000)))
+
+        thread = threading.Thread(target=hog)
+        run = play(live, song_file, 128, seconds=2.0, during=lambda _: thread.start(), use_c_api=use_c_api)[1]
         stop.set()
-        for t in threads:
-            t.join()
-        return report["missed_blocks"] + report["late"]
+        thread.join()
+        assert len(turns) > 20  # it did hog
+        return run.report()["missed_blocks"]
 
-    rounds = [(missed(0), missed(1)) for _ in range(3)]
-    assert min(hogged - quiet for quiet, hogged in rounds) <= 0, rounds
+    # What the machine does beside it may hit a round of either kind; the GIL hits each round of one kind.
+    native, python = ([missed(use_c_api) for _ in range(3)] for use_c_api in (True, False))
+    assert min(native) == 0, (native, python)
+    assert sum(python) > 10 * sum(native), (native, python)
 
 
 def test_engine_must_fit_the_device(live, song_file):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamsep import model, offline, plot
+from streamsep import model, offline, plot, soundfiles
 from streamsep.engine import Separator
 from tests import graphs
 from tests.conftest import DATA, need_data, need_program
@@ -58,7 +58,7 @@ def entries(folder):
 
 @pytest.mark.parametrize(
     ("rate", "channels", "frames"),
-    [(16000, 1, 20_011), (44100, 2, offline.BLOCK), (48000, 2, 70_001), (96000, 1, 40_000), (48000, 6, 5_000), (8000, 1, 1)],
+    [(16000, 1, 20_011), (44100, 2, soundfiles.BLOCK), (48000, 2, 70_001), (96000, 1, 40_000), (48000, 6, 5_000), (8000, 1, 1)],
 )
 def test_stems_equal_the_engine_in_one_go_bit_by_bit(tmp_path, lstm, rate, channels, frames):
     x = music(min(channels, 2), frames)[np.arange(channels) % 2 if channels > 2 else slice(None)]
@@ -109,10 +109,10 @@ def test_any_file_that_libsndfile_reads(tmp_path, lstm, name, kind):
 
 
 def test_progress_counts_up_to_the_whole(tmp_path, lstm):
-    frames = 2 * offline.BLOCK + 5
+    frames = 2 * soundfiles.BLOCK + 5
     told = []
     offline.separate(write(tmp_path / "in.wav", noise(1, frames), 16000), tmp_path, lstm, progress=lambda *a: told.append(a))
-    assert told == [(offline.BLOCK, frames), (2 * offline.BLOCK, frames), (frames, frames)]
+    assert told == [(soundfiles.BLOCK, frames), (2 * soundfiles.BLOCK, frames), (frames, frames)]
 
 
 def test_result_tells_how_it_went(tmp_path, lstm):
@@ -152,11 +152,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path, identity):
     """The blocks that the engine gets and gives are bounded, and all that is kept is on the disk."""
     sizes = []
     separator = Separator(identity, 16000, 1)
-    x = noise(1, 10 * offline.BLOCK)
-    with offline.Reader(write(tmp_path / "in.wav", x, 16000)) as reader:
+    x = noise(1, 10 * soundfiles.BLOCK)
+    with soundfiles.Reader(write(tmp_path / "in.wav", x, 16000)) as reader:
         for y in offline.aligned(separator, reader.blocks()):
             sizes.append(y.shape[2])
-    assert max(sizes) <= offline.BLOCK
+    assert max(sizes) <= soundfiles.BLOCK
     assert sum(sizes) == x.shape[1]
 
 
@@ -219,7 +219,7 @@ def test_long_files_become_rf64(tmp_path, lstm, monkeypatch):
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_midway_keeps_the_old_files_and_leaves_nothing(tmp_path, lstm, failure):
-    path = write(tmp_path / "in.wav", noise(1, 4 * offline.BLOCK), 16000)
+    path = write(tmp_path / "in.wav", noise(1, 4 * soundfiles.BLOCK), 16000)
     folder = tmp_path / "out" / "in"
     folder.mkdir(parents=True)
     (folder / "vocals.wav").write_bytes(b"old")
@@ -227,7 +227,7 @@ def test_a_failure_midway_keeps_the_old_files_and_leaves_nothing(tmp_path, lstm,
 
     def stop(done, total):
         seen.extend(entries(folder))
-        if done > offline.BLOCK:
+        if done > soundfiles.BLOCK:
             raise failure
 
     with pytest.raises(failure):
@@ -235,7 +235,7 @@ def test_a_failure_midway_keeps_the_old_files_and_leaves_nothing(tmp_path, lstm,
     assert any(name.endswith(".part") for name in seen)
     assert entries(tmp_path / "out") == ["in", "in/vocals.wav"]
     assert (folder / "vocals.wav").read_bytes() == b"old"
-    assert offline.separate(path, tmp_path / "out", lstm).frames == 4 * offline.BLOCK
+    assert offline.separate(path, tmp_path / "out", lstm).frames == 4 * soundfiles.BLOCK
     assert entries(folder) == ["accompaniment.wav", "vocals.wav"]
 
 
@@ -251,11 +251,11 @@ def test_a_failure_leaves_no_new_folders(tmp_path, lstm):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, lstm):
     """A limit on the size of files makes writing fail the way a full disk does."""
-    path = write(tmp_path / "in.wav", noise(1, 4 * offline.BLOCK), 16000)
+    path = write(tmp_path / "in.wav", noise(1, 4 * soundfiles.BLOCK), 16000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES_OF_A_CLIP, limits[1]))
     try:
-        with pytest.raises(offline.AudioFileError, match=r"stems in .* cannot be written \(.*\): expected room"):
+        with pytest.raises(soundfiles.AudioFileError, match=r"stems in .* cannot be written \(.*\): expected room"):
             offline.separate(path, tmp_path / "out", lstm)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, lstm):
 def test_too_little_space_is_told_before_the_work(tmp_path, lstm, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
     path = write(tmp_path / "in.wav", noise(1, 2**18), 16000)
-    with pytest.raises(offline.AudioFileError, match="has 1 MiB free: expected 2 MiB for the stems; free some space"):
+    with pytest.raises(soundfiles.AudioFileError, match="has 1 MiB free: expected 2 MiB for the stems; free some space"):
         offline.separate(path, tmp_path / "out", lstm, progress=lambda *a: pytest.fail("it began"))
     assert entries(tmp_path) == ["in.wav"]
 
@@ -275,7 +275,7 @@ def test_the_input_is_never_its_own_output(tmp_path, lstm):
     folder.mkdir()
     path = write(folder / "vocals.wav", noise(1, 1000), 16000)
     before = path.read_bytes()
-    with pytest.raises(offline.AudioFileError, match="would be overwritten by its own stem"):
+    with pytest.raises(soundfiles.AudioFileError, match="would be overwritten by its own stem"):
         offline.separate(path, tmp_path, lstm)
     assert path.read_bytes() == before
 
@@ -327,7 +327,7 @@ def test_bad_input_is_one_line_with_the_cure(tmp_path, lstm, make, says):
     path = tmp_path / "song.wav"
     make(path)
     before = entries(tmp_path)
-    with pytest.raises(offline.AudioFileError, match=says) as caught:
+    with pytest.raises(soundfiles.AudioFileError, match=says) as caught:
         offline.separate(path, tmp_path / "out", lstm)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -336,14 +336,14 @@ def test_bad_input_is_one_line_with_the_cure(tmp_path, lstm, make, says):
 
 def test_headerless_audio_is_one_line(tmp_path, lstm):
     (tmp_path / "song.raw").write_bytes(bytes(1000))
-    with pytest.raises(offline.AudioFileError, match=r"song\.raw cannot be read \(.*\): expected a sound file"):
+    with pytest.raises(soundfiles.AudioFileError, match=r"song\.raw cannot be read \(.*\): expected a sound file"):
         offline.separate(tmp_path / "song.raw", tmp_path, lstm)
 
 
 def test_output_folder_that_is_a_file(tmp_path, lstm):
     path = write(tmp_path / "in.wav", noise(1, 1000), 16000)
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(offline.AudioFileError, match=r"output folder .*out/in cannot be written \(.*\): expected a folder"):
+    with pytest.raises(soundfiles.AudioFileError, match=r"output folder .*out/in cannot be written \(.*\): expected a folder"):
         offline.separate(path, tmp_path / "out", lstm)
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -356,7 +356,7 @@ def test_output_folder_without_permission(tmp_path, lstm, monkeypatch):
 
     path = write(tmp_path / "in.wav", noise(1, 1000), 16000)
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(offline.AudioFileError, match=r"cannot be written \(Permission denied\): .*; choose another"):
+    with pytest.raises(soundfiles.AudioFileError, match=r"cannot be written \(Permission denied\): .*; choose another"):
         offline.separate(path, tmp_path / "out", lstm)
     assert entries(tmp_path) == ["in.wav"]
 
@@ -453,7 +453,7 @@ def test_pictures_of_nothing_or_of_two_lengths_are_refused(tmp_path):
 
 def test_png_is_replaced_whole(tmp_path):
     (tmp_path / "a.png").mkdir()  # what cannot be replaced
-    with pytest.raises(offline.AudioFileError, match=r"cannot be written \(Is a directory\)"):
+    with pytest.raises(soundfiles.AudioFileError, match=r"cannot be written \(Is a directory\)"):
         plot.spectrograms(tmp_path / "a.png", {"a": noise(1, 1000)}, 16000)
     assert entries(tmp_path) == ["a.png"]
 

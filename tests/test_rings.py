@@ -82,20 +82,29 @@ def test_a_late_hop_is_counted_and_leaves_no_delay_behind():
     np.testing.assert_array_equal(out, expected)
 
 
-def test_a_worker_held_up_longer_than_the_ring_skips_what_is_gone():
-    rings = R.make_rings(1024, 1, 1, 2)
-    R.arm(rings, 64)
-    x = np.zeros((1, 64), np.float32)
-    for k in range(40):
-        swap(rings, frames(64 * k, 64, 1), 1)
-    rings.tap[:] = 5
-    assert R.take(rings, x)
-    assert rings.header[R.LOST] == 39
-    assert rings.header[R.TAP_WRITE] == 39 * 64
-    assert not rings.tap[:960].any()  # what was skipped is silent for the listeners, not an old lap
-    assert x[0, 0] == 64 * 39
-    R.put(rings, np.stack([x, 0 * x]))
-    np.testing.assert_array_equal(swap(rings, frames(2560, 64, 1), 1)[:, 0], x[0])
+@pytest.mark.parametrize(("block", "hop"), [(64, 64), (128, 384), (1024, 384), (100, 384)])
+def test_a_worker_held_up_longer_than_the_ring_skips_what_is_gone(block, hop):
+    """What was skipped is silent for device and listeners, not an old lap; what follows stands at its own place."""
+    rings = R.make_rings(4096, 1, 1, 2)
+    fill = prefill(block, hop)
+    R.arm(rings, fill)
+    rings.tap[:] = rings.outward[:] = 1e9
+    rings.outward[:fill] = 0
+    x = np.zeros((1, hop), np.float32)
+    played = []
+    for k in range(30_000 // block):
+        played.append(swap(rings, frames(1 + block * k, block, 1), 1))
+        if k * block > 20_000:
+            while R.take(rings, x):
+                R.put(rings, np.stack([x, 0 * x]))
+    out = np.concatenate(played)[:, 0]
+    lost = rings.header[R.LOST]
+    assert (lost + 1) * hop > 20_000 - hop
+    assert rings.header[R.TAP_WRITE] == rings.header[R.IN_READ]
+    assert rings.tap.max() < 1e9
+    first = np.flatnonzero(out)[0]
+    assert first >= lost * hop
+    np.testing.assert_array_equal(out[first:], np.arange(first - fill + 1, len(out) - fill + 1, dtype=np.float32))
 
 
 def test_samples_survive_two_real_threads():

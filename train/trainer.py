@@ -106,12 +106,12 @@ class Trainer:
                 self.step += 1
                 self.seconds = time.monotonic() - started
                 tick()
-                done = self.progress >= 1
+                done, asked = self.progress >= 1, stop()
                 if done or self.step % self.config.steps_per_epoch == 0:
                     tell(self._close_epoch())
-                elif stop():
+                elif asked:
                     self.save("last.pt")
-                if done or stop():
+                if done or asked:
                     return done
         return True
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from .. import model as models
@@ -17,6 +15,7 @@ from ..device import FileDevice
 from ..engine import Separator
 from ..live import Live
 from ..plot import from_files
+from ..soundfiles import read, write
 
 SONG = Path(__file__).parent
 STEMS = {name: SONG / f"song.{name}.ogg" for name in ("vocals", "accompaniment")}
@@ -38,30 +37,31 @@ def run(folder: Path, model: models.Model, progress: Callable[[float], None] | N
     `progress` gets the share that is done, 0 to 1. NSDR is the gain in plain SDR over taking the mixture itself,
     10 log10(|s|^2 / |s - e|^2), against the true stems.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    truth = {name: soundfile.read(path, dtype="float32", always_2d=True)[0] for name, path in STEMS.items()}
+    truth = {name: np.ascontiguousarray(read(path)[0].T) for name, path in STEMS.items()}
     mixture = truth["vocals"] + truth["accompaniment"]
-    rate = soundfile.info(STEMS["vocals"]).samplerate
+    rate = read(STEMS["vocals"])[1]
     files = {"mixture": folder / "mixture.wav"}
-    _write(files["mixture"], mixture, rate)
+    write(files["mixture"], mixture, rate)
 
     contract = model.contract
     device = FileDevice(files["mixture"], 0, contract.hop_length / contract.sample_rate, len(contract.sources))
     live = Live(Separator(model, rate, device.in_channels), device)
     live.prepare()
-    delay = live.open().total
-    live.start()
-    while not device.finished:
-        time.sleep(0.05)
-        if progress:
-            progress(min(1.0, device.position / (device.frames + delay)))
-    live.stop()
+    try:
+        delay = live.open().total
+        live.start()
+        while not device.finished:
+            time.sleep(0.05)
+            if progress:
+                progress(min(1.0, device.position / (device.frames + delay)))
+    finally:
+        live.stop()
 
     nsdr = {}
     for i, source in enumerate(contract.sources):
         stem = device.played[delay : delay + device.frames, 2 * i : 2 * i + 2]
         files[source] = folder / f"{source}.wav"
-        _write(files[source], stem, rate)
+        write(files[source], stem, rate)
         if source in truth:
             nsdr[source] = round(_sdr(truth[source], stem) - _sdr(truth[source], mixture), 2)
     files["plot"] = folder / "spectrograms.png"
@@ -72,9 +72,3 @@ def run(folder: Path, model: models.Model, progress: Callable[[float], None] | N
 def _sdr(true: NDArray[np.float32], estimate: NDArray[np.float32]) -> float:
     """Plain signal-to-distortion ratio, dB, of arrays of one shape."""
     return float(10 * np.log10(np.sum(true.astype(np.float64) ** 2) / np.sum((true.astype(np.float64) - estimate) ** 2)))
-
-
-def _write(path: Path, samples: NDArray[np.float32], rate: int) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    soundfile.write(temporary, samples, rate, subtype="FLOAT", format="WAV")
-    os.replace(temporary, path)
