@@ -9,8 +9,9 @@ from pathlib import Path
 
 from . import model as models
 from .config import Config, ConfigError
-from .device import FILE, NONE, DeviceError, FileDevice, PortAudioDevice
+from .device import FILE, NONE, DeviceError, PortAudioDevice
 from .engine import Separator
+from .filedevice import FileDevice
 from .live import Live
 from .osc import OscServer
 from .soundfiles import write

@@ -7,7 +7,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from . import __version__, device, engine, model, native, ort
+from . import __version__, device, engine, model, native, ort, ortapi
 
 
 def examine(name: str = "live") -> dict[str, object]:
@@ -19,7 +19,7 @@ def examine(name: str = "live") -> dict[str, object]:
         | {package: version(package) for package in ("numpy", "numba", "rocket-fft", "sounddevice", "soundfile")}
         | {"onnxruntime": ort.onnxruntime.__version__},
         "network": _network(name),
-        "cuda": ort.why_no_cuda() or "works",
+        "cuda": ortapi.why_no_cuda() or "works",
         "portaudio": _portaudio(),
         "realtime": realtime(),
         "jit_cache": _jit_cache(),

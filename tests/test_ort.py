@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from streamsep import model, ort
+from streamsep import model, ort, ortapi
 from tests import graphs
 
 
@@ -78,7 +78,7 @@ def test_networks_do_not_disturb_each_other(lstm):
 
 
 def test_cuda_is_used_or_refused_with_a_reason(lstm):
-    reason = ort.why_no_cuda()
+    reason = ortapi.why_no_cuda()
     if reason is None:
         cuda, cpu = ort.open_network(lstm, "cuda")[0], ort.NativeNetwork(lstm)
         assert cuda.provider == "cuda"
