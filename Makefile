@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the tests drive for real: a sound server, PortAudio, an OSC client.
 APT := python3-venv libportaudio2 jackd2 liblo-tools
 
-.PHONY: demo test lint bench song clean
+.PHONY: demo test lint bench docs song clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o demo
@@ -21,6 +21,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/results.py
+
+# The picture in the README.
+docs: $(VENV)/.runtime
+	$(BIN)/streamsep demo -o out
+	mkdir -p docs && cp out/spectrograms.png docs/demo.png
 
 # Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.
 song: $(VENV)/.dev

@@ -87,6 +87,7 @@ def describe(content: dict[str, Any], config: Config, precision: Precision, resu
         "data": content["data"],
         "validation": content["validation"],
         "commit": content["commit"],
+        "init": content.get("init"),
         "steps": content["step"],
         "minutes": round(content["seconds"] / 60, 1),
         "config": {k: v for k, v in content["config"].items() if k not in ("name", "licence", "sources")},

@@ -34,7 +34,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `streamsep` command."""
-    jit_cache.use()
+    place = jit_cache.use()
+    if place and not any(place.iterdir()) and err.is_terminal:
+        err.print("first run: some seconds are spent on compiling", markup=False)
     sys.exit(_run(args))
 
 

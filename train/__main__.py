@@ -32,6 +32,7 @@ USAGE, FAILURE = 2, 1
 @click.option("--epochs", type=click.IntRange(1), help="Budget, instead of CONFIG's.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget by the clock, instead of epochs.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last.pt.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint of another run whose weights to begin with.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True, help="auto: bf16 on CUDA."
@@ -43,6 +44,7 @@ def main(
     epochs: int | None,
     minutes: float | None,
     resume: bool,
+    init: Path | None,
     device: str,
     precision: Precision,
 ) -> None:
@@ -63,6 +65,8 @@ def main(
             trainer.restore(checkpoint.load(out / "last.pt"))
         elif (out / "last.pt").exists():
             _fail(f"{str(out)!r} holds a run already: go on with --resume, or give another --out", USAGE)
+        elif init:
+            trainer.begin_with(checkpoint.load(init))
         _train(trainer, out)
     except (datasets.DataError, checkpoint.CheckpointError, OSError) as error:
         _fail(error, FAILURE)

@@ -64,6 +64,7 @@ class Trainer:
         self.ema: MaskLSTM = deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self.state: State = self.model.initial(config.batch)
+        self.init: dict[str, Any] | None = None
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []  # of the epoch so far
@@ -204,6 +205,7 @@ class Trainer:
             "data": self.provenance,
             "validation": [r.name for r in self.held],
             "commit": checkpoint.commit(),
+            "init": self.init,
             "step": self.step,
             "seconds": self.seconds,
             "losses": self.losses,
@@ -214,6 +216,29 @@ class Trainer:
             "state": list(self.state),
             # The loader draws from (seed, step) and Python's and NumPy's global generators are not used: these are all.
             "rng": {"torch": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def begin_with(self, content: dict[str, Any]) -> None:
+        """Take the averaged weights of another run's checkpoint as the first ones, and remember where they came from.
+
+        Raises
+        ------
+        CheckpointError
+            that network has another shape.
+        """
+        try:
+            self.model.load_state_dict(content["ema"])
+        except RuntimeError as error:
+            raise checkpoint.CheckpointError(
+                f"checkpoint's network does not fit: expected layers={self.config.layers}, hidden={self.config.hidden}, "
+                f"n_fft={self.config.n_fft}; begin with one of that shape"
+            ) from error
+        self.ema.load_state_dict(content["ema"])
+        self.init = {
+            "steps": content["step"],
+            "minutes": round(content["seconds"] / 60, 1),
+            "commit": content["commit"],
+            "data": content["data"],
         }
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -237,6 +262,7 @@ class Trainer:
         self.ema.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.state = (content["state"][0].to(self.device), content["state"][1].to(self.device))
+        self.init = content.get("init")
         self.step, self.seconds, self.losses = content["step"], content["seconds"], list(content["losses"])
         self.report.rows = list(content["history"])
         torch.set_rng_state(content["rng"]["torch"].cpu())
