@@ -142,11 +142,15 @@ def find(name: str | None, kind: str) -> DeviceInfo:
     else:
         exact = [d for d in usable if name.lower() in (d.name.lower(), f"{d.name}, {d.host_api}".lower())]
         found = exact or [d for d in usable if all(w in f"{d.name} {d.host_api}".lower() for w in name.lower().split())]
+    if not usable:
+        raise DeviceError(
+            f"there is no {kind} device: expected one of a sound card or server; start JACK, PipeWire or PulseAudio, "
+            f"or give --{kind} {FILE}PATH"
+        )
     if len(found) != 1:
         problem = "is unknown" if not found else f"means {len(found)} devices ({', '.join(str(d.index) for d in found)})"
-        asked = f"{kind} device {name!r} {problem}" if name is not None else f"there is no {kind} device"
-        listed = ", ".join(f"{d.index} {d.name!r}" for d in usable) or "none"
-        raise DeviceError(f"{asked}: expected one of {listed} (see `streamsep devices`), or {FILE}PATH")
+        listed = ", ".join(f"{d.index} {d.name!r}" for d in usable)
+        raise DeviceError(f"{kind} device {name!r} {problem}: expected one of {listed} (see `streamsep devices`), or {FILE}PATH")
     return found[0]
 
 

@@ -423,6 +423,31 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(stems, tmp_path, stop
     assert [[row[k] for k in keys] for row in ends[0]["history"]] == [[row[k] for k in keys] for row in ends[1]["history"]]
 
 
+def test_a_run_can_begin_with_anothers_weights(stems, tmp_path):
+    first = trainer(stems, tmp_path / "a")
+    run(first, 3)
+    first.save("last.pt")
+    second = trainer(stems, tmp_path / "b", seed=1)
+    second.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
+    for name, weight in second.model.state_dict().items():
+        assert torch.equal(weight, first.ema.state_dict()[name]), name
+    run(second, 1)
+    assert second.content()["init"]["steps"] == 3
+    third = trainer(stems, tmp_path / "c", hidden=8)
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit: expected layers=2, hidden=8"):
+        third.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
+
+
+def test_lists_come_before_exceptions(tmp_path, stems):
+    names = sorted(f.name for f in datasets.scan(stems))
+    (stems / "some.txt").write_text("\n".join(names))
+    try:
+        table = config.Data(path=stems.name, list="some.txt", exclude=(names[0],), split="train")
+        assert [f.name for f in datasets.split(table, stems)["train"]] == names[1:]
+    finally:
+        (stems / "some.txt").unlink()
+
+
 def test_resuming_another_run_is_refused(stems, tmp_path):
     run(trainer(stems, tmp_path), 1)
     with pytest.raises(checkpoint.CheckpointError, match=r"hidden=24, the configuration 25: resume with"):

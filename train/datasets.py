@@ -123,18 +123,21 @@ def _find(path: str, roots: Sequence[Path]) -> Path:
 
 def split(table: Data, folder: Path) -> dict[str, list[Files]]:
     """Files of the data set for "train" and "validation", as the table, the lists in the folder, or the paper say."""
-    found = scan(folder, table.role)
-    found = [f for f in found if not any(fnmatch(f.name, pattern) for pattern in table.exclude)]
+
+    def kept(files: Sequence[Files]) -> list[Files]:
+        return [f for f in files if not any(fnmatch(f.name, pattern) for pattern in table.exclude)]
+
+    whole = scan(folder, table.role)
+    found = kept(whole if table.list is None else _listed(whole, folder / table.list))
     if not found:
         raise DataError(f"data set {table.path!r} is empty: exclude={list(table.exclude)} leaves nothing of {str(folder)!r}")
-    if table.list is not None:
-        found = _listed(found, folder / table.list)
     if table.split != "auto":
         parts: dict[str, list[Files]] = {"train": [], "validation": []}
         parts[table.split] = found
         return parts
     if table.list is None and (folder / "train.txt").is_file() and (folder / "dev.txt").is_file():
-        return {"train": _listed(found, folder / "train.txt"), "validation": _listed(found, folder / "dev.txt")}
+        lists = {"train": "train.txt", "validation": "dev.txt"}
+        return {part: kept(_listed(whole, folder / name)) for part, name in lists.items()}
     train = [f for f in found if f.name.startswith(MIR1K_SINGERS) and f.name not in MIR1K_DEV]
     if found[0].two_channels and train:
         return {"train": train, "validation": [f for f in found if f.name in MIR1K_DEV]}
