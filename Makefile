@@ -25,7 +25,8 @@ bench: $(VENV)/.dev
 # The picture in the README.
 docs: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o out
-	mkdir -p docs && cp out/spectrograms.png docs/demo.png
+	mkdir -p docs
+	$(BIN)/python -c "from PIL import Image; i = Image.open('out/spectrograms.png').convert('RGB'); i.resize((1200, 1200 * i.height // i.width)).quantize(160).save('docs/demo.png', optimize=True)"
 
 # Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.
 song: $(VENV)/.dev

@@ -150,7 +150,9 @@ def find(name: str | None, kind: str) -> DeviceInfo:
     if len(found) != 1:
         problem = "is unknown" if not found else f"means {len(found)} devices ({', '.join(str(d.index) for d in found)})"
         listed = ", ".join(f"{d.index} {d.name!r}" for d in usable)
-        raise DeviceError(f"{kind} device {name!r} {problem}: expected one of {listed} (see `streamsep devices`), or {FILE}PATH")
+        raise DeviceError(
+            f"{kind} device {name!r} {problem}: expected one of {listed} (see `streamsep devices`), or {FILE}PATH"
+        )
     return found[0]
 
 

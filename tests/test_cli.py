@@ -222,6 +222,7 @@ def test_demo(tmp_path):
         assert 18 < info.duration < 22
         assert (info.samplerate, info.channels) == (48000, 2)
     assert (tmp_path / "spectrograms.png").stat().st_size > 100_000
-    assert report["nsdr_db"]["vocals"] > 3
+    assert report["nsdr_db"]["vocals"] > 2
+    assert report["nsdr_db"]["accompaniment"] > 3
     assert report["latency_ms"]["algorithmic"] == 16
     assert report["hops"] >= 20 * 125

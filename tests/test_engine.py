@@ -139,9 +139,10 @@ def test_silence_and_full_scale_square_waves_leave_the_engine_well(live, song, r
         assert np.isfinite(y).all()
     assert np.abs(separator.process(np.zeros((1, rate)))).max() == 0
     assert separator.counts["failed_steps"] == separator.counts["bad_masks"] == separator.counts["bad_samples"] == 0
-    y = separator.process(song[0][:1, :rate])
+    sung = np.ascontiguousarray(song[0][:1, 4 * 48000 : 6 * 48000 : 48000 // rate])
+    y = separator.process(sung)
     assert np.isfinite(y).all()
-    assert np.abs(y[0]).max() > 1e-3
+    assert np.abs(y[0]).max() > 0.01
 
 
 def test_a_failed_step_holds_the_last_mask_and_is_reported(folder):
@@ -297,4 +298,8 @@ def test_the_voice_is_lifted_out_of_the_bundled_song(live, song):
     voice = soundfile.read(STEMS["vocals"], dtype="float32")[0].T
     separator = Separator(live, rate, 2)
     estimate = whole(separator, x)[0][:, separator.latency :]
-    assert sdr(voice, estimate) - sdr(voice, x) > 3
+    assert sdr(voice, estimate) - sdr(voice, x) > 2
+    # The band plays alone for the first second: what of it gets into the voice is 20 dB down.
+    intro = slice(0, rate)
+    assert not np.any(np.abs(voice[:, intro]) > 1e-3)
+    assert 10 * np.log10(np.sum(x[:, intro] ** 2) / np.sum(estimate[:, intro] ** 2)) > 20
