@@ -15,7 +15,7 @@ PRESETS = {
 }
 
 
-@pytest.mark.parametrize("lengths", [*PRESETS, (2822, 706, 353), (3072, 768, 384)])
+@pytest.mark.parametrize("lengths", [*PRESETS.values(), (2822, 706, 353), (3072, 768, 384)])
 def test_windows_reconstruct_perfectly(lengths):
     n_fft, length, hop = lengths
     analysis, synthesis = window_pair(n_fft, length, hop)
