@@ -31,6 +31,9 @@ def use(folder: Path | None = None) -> Path | None:
 
 
 def fingerprint() -> str:
-    """16 hexadecimal digits that change with any source file of the package."""
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(here.rglob("*.py")))).hexdigest()[:16]
+    """16 hexadecimal digits that change with any source file of the package that has compiled code.
+
+    A constant that a kernel uses must lie in such a file, too.
+    """
+    sources = [p.read_bytes() for p in sorted(Path(__file__).parent.rglob("*.py"))]
+    return hashlib.sha256(b"".join(s for s in sources if b"numba import" in s)).hexdigest()[:16]
