@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from . import ort, stft
+from . import native, ort, stft
 from .model import Model
 
 CHANNELS = (1, 8)
@@ -59,13 +59,19 @@ class Hop(NamedTuple):
 @njit(nogil=True, cache=True)
 def before_network(s):  # type: ignore[no-untyped-def]
     """From the hop `s.x` to the network's input `s.mag`."""
+    listen(s)
+    stft.downmix_magnitude(s.transform, s.mag_scale, s.mag)
+
+
+@njit(nogil=True, cache=True)
+def listen(s):  # type: ignore[no-untyped-def]
+    """Take the hop `s.x` into the transform."""
     for c in range(s.x.shape[0]):
         for n in range(s.x.shape[1]):
             if not abs(s.x[c, n]) <= LIMIT:  # catches NaN too
                 s.x[c, n] = 0
                 s.counts[BAD_SAMPLES] += 1
     stft.analyse(s.transform, s.x)
-    stft.downmix_magnitude(s.transform, s.mag_scale, s.mag)
 
 
 @njit(nogil=True, cache=True)
@@ -80,10 +86,16 @@ def after_network(s, stepped):  # type: ignore[no-untyped-def]
         s.counts[BAD_MASKS] += not good
     else:
         s.counts[FAILED_STEPS] += 1
+    finish(s)
+    return good
+
+
+@njit(nogil=True, cache=True)
+def finish(s):  # type: ignore[no-untyped-def]
+    """The finished hop `s.y`, through the mask in use."""
     stft.synthesise(s.transform, s.held, s.y)
     ramp(s)
     s.counts[HOPS] += 1
-    return good
 
 
 @njit(nogil=True, cache=True)
@@ -143,8 +155,24 @@ def ramp(s):  # type: ignore[no-untyped-def]
 def hop(s, step):  # type: ignore[no-untyped-def]
     """One whole hop from `s.x` to `s.y`; `step` is the network's `ort.Step`."""
     before_network(s)
-    if not after_network(s, ort.step(step)):
+    conclude(s, step, ort.step(step))
+
+
+@njit(nogil=True, cache=True)
+def conclude(s, step, stepped):  # type: ignore[no-untyped-def]
+    """The second half of `hop`, after the network `stepped` or failed to."""
+    if not after_network(s, stepped):
         step.turn[0] = ort.FROM_ZERO  # the state that made such a mask is not worth keeping
+
+
+@njit(nogil=True, cache=True)
+def learn(s, step, stepped):  # type: ignore[no-untyped-def]
+    """Keep the mask of a network that `stepped` too late for its own hop: it is the last one now."""
+    if not stepped:
+        s.counts[FAILED_STEPS] += 1
+    elif not take_mask(s.mask, s.held):
+        s.counts[BAD_MASKS] += 1
+        step.turn[0] = ort.FROM_ZERO
 
 
 @njit(nogil=True, cache=True)
@@ -161,12 +189,14 @@ def feed(s, block, out, start):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def process(s, step, block, out):  # type: ignore[no-untyped-def]
     """`block` `[shape=(channels, samples)]` to `out` `[shape=(sources, channels, samples)]`."""
+    mode = native.flush_denormals()  # as the live path does
     start = 0
     while start < block.shape[1]:
         start = feed(s, block, out, start)
         if s.fill[0] == s.x.shape[1]:
             hop(s, step)
             s.fill[0] = 0
+    native.restore_denormals(mode)
 
 
 # ------------------------------------------------------------------------------------------------------------- the object

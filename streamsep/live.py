@@ -1,7 +1,7 @@
 """The live path: device -> ring -> worker -> ring -> device, with a delay that is known before the first sound.
 
-The worker is one thread inside one compiled function: it takes hops off the input ring, separates them, mixes, and puts them
-on the output ring. Python starts and stops it, and is not needed in between.
+Two threads inside compiled functions (`worker`) take hops off the input ring, separate them, and put them on the output ring.
+Python starts and stops them, and is not needed in between.
 
 How long the output ring must be filled ahead (`prefill`, frames) for block B, hop H and g = gcd(B, H): a callback asks for
 B frames in the very call that brings B, so the frames of that call cannot help it; of those before, up to H - g have not yet
@@ -17,24 +17,26 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from numba import njit
-
-from . import StreamsepError, engine, native, stats
+from . import StreamsepError, native, stats, worker
 from .engine import Separator
 from .rings import (
+    BRIDGED,
     CALLS,
     EARLIEST,
     GETTIME,
     INPUT_XRUNS,
     LATE,
     LATEST,
+    LEVEL,
     LOST,
     MAX_BLOCK,
     MISSED,
     OBSERVE,
+    OPEN,
     OUTPUT_XRUNS,
     RUNNING,
     SAMPLE_RATE,
@@ -42,6 +44,8 @@ from .rings import (
     Rings,
     arm,
     clear,
+    disarm,
+    forget_device,
     make_rings,
     position,
     publish,
@@ -51,6 +55,8 @@ from .rings import (
 
 SETTLE_SECONDS, OBSERVE_SECONDS = 0.3, 1.0
 RING_SECONDS = 1.0  # how long a worker may be held up before input is lost
+MARGIN = 8  # the understudy steps in so much of a hop before the device would run dry
+FADE_OUT_WITHIN = 0.2  # s; a device that does not take the end of the sound is stopped all the same
 
 
 class LiveError(StreamsepError):
@@ -114,35 +120,8 @@ def prefill(block: int, hop: int, spread: int = 0) -> int:
     return block + hop - math.gcd(block, hop) + max(0, hop - block) + bursts * block
 
 
-@njit(nogil=True, cache=True)
-def work(s, step, rings, clock, pause, times):  # type: ignore[no-untyped-def]
-    """Separate hop after hop until STOP is set; sleep `pause` ns when there is none. Step times go to `times`."""
-    publish(rings.header, RUNNING, 1)
-    while position(rings.header, STOP) == 0:
-        if not take(rings, s.x):
-            native.sleep_ns(clock.nanosleep, pause)
-            continue
-        start = native.monotonic_ns(clock.gettime)
-        engine.hop(s, step)
-        put(rings, s.y)
-        stats.record(times, native.monotonic_ns(clock.gettime) - start)
-
-
-def work_in_python(separator: Separator, rings: Rings, pause: int, times) -> None:  # type: ignore[no-untyped-def]
-    """The same where ONNX Runtime has no C library: slower, and at the mercy of the GIL."""
-    publish(rings.header, RUNNING, 1)
-    while not rings.header[STOP]:
-        if not take(rings, separator.state.x):
-            time.sleep(pause / 1e9)
-            continue
-        start = time.monotonic_ns()
-        separator.hop()
-        put(rings, separator.state.y)
-        stats.record(times, time.monotonic_ns() - start)
-
-
 class Live:
-    """A device, an engine at the device's rate, and the worker between them.
+    """A device, an engine at the device's rate, and the threads between them.
 
     Raises
     ------
@@ -151,35 +130,50 @@ class Live:
     """
 
     def __init__(self, separator: Separator, device: Device) -> None:
-        if (separator.sample_rate, separator.channels) != (device.sample_rate, device.in_channels):
-            raise LiveError(
-                f"engine at {separator.sample_rate} Hz with {separator.channels} channels: "
-                f"expected the device's {device.sample_rate} Hz and {device.in_channels}"
-            )
         self.separator = separator
-        self.device = device
         capacity = int(RING_SECONDS * device.sample_rate) + 8 * separator.geometry.hop_length
         tap_channels = len(separator.sources) * separator.channels
         self.rings = make_rings(capacity, device.in_channels, device.out_channels, tap_channels)
-        self.times = stats.histogram()
-        self.realtime = False
-        self._thread: threading.Thread | None = None
+        self.times, self.handover = stats.histogram(), stats.histogram()
+        self._granted: list[bool] = []  # real-time scheduling, to each thread
+        self._threads: list[threading.Thread] = []
         self._seen = 0, time.monotonic()
-        # These are known, and constant, from `open` on.
+        self._earlier = dict.fromkeys(separator.counts, 0)  # of the devices before this one
+        self._fit(device)
+
+    def _fit(self, device: Device) -> None:
+        """Take `device`; its latency is known, and constant, from `open` on."""
+        if not self.fits(device):
+            raise LiveError(
+                f"engine at {self.separator.sample_rate} Hz with {self.separator.channels} channels in, "
+                f"{self.rings.outward.shape[1]} out: expected the device's {device.sample_rate} Hz, {device.in_channels} and "
+                f"{device.out_channels}"
+            )
+        self.device = device
         self.block = self.prefill = 0
-        self.latency = Latency(separator.latency, 0, 0, separator.sample_rate)
+        self.latency = Latency(self.separator.latency, 0, 0, self.separator.sample_rate)
+
+    def fits(self, device: Device) -> bool:
+        """Whether `device` has this engine's rate and channels."""
+        wanted = self.separator.sample_rate, self.separator.channels, self.rings.outward.shape[1]
+        return wanted == (device.sample_rate, device.in_channels, device.out_channels)
 
     def prepare(self) -> None:
         """Compile the worker and warm the network, so that the first hop of sound costs no more than the others."""
-        self.rings.header[STOP] = 1
-        self._work()
+        header = self.rings.header
+        header[STOP] = 1
+        for role in self._roles():
+            thread = threading.Thread(target=role)  # a thread of its own: it changes how its thread computes
+            thread.start()
+            thread.join()
         state = self.separator.state
         take(self.rings, state.x)
         for _ in range(32):
             self.separator.hop()
         put(self.rings, state.y)
-        stats.record(self.times, 1)
-        self.times[:] = 0
+        for histogram in (self.times, self.handover):
+            stats.record(histogram, 1)
+            histogram[:] = 0
         clear(self.rings)
         self.separator.reset()
 
@@ -194,12 +188,13 @@ class Live:
         header = self.rings.header
         if native.AVAILABLE:
             header[[GETTIME, SAMPLE_RATE]] = native.clock().gettime, self.device.sample_rate
+        forget_device(self.rings)
         self.device.start(self.rings)
         end = time.monotonic() + timeout
         while header[CALLS] < 4:  # the first block is not always like the others
-            if time.monotonic() > end:
+            if time.monotonic() > end or self.device.finished:
                 self.device.stop()
-                raise LiveError(f"the device delivered no sound within {timeout:g} s: is its server running?")
+                raise LiveError(f"{self.device.name} delivered no sound within {timeout:g} s: is its server running?")
             time.sleep(0.005)
         self._observe()
         self.block = int(header[MAX_BLOCK])
@@ -225,19 +220,52 @@ class Live:
         publish(self.rings.header, OBSERVE, 0)
 
     def start(self) -> None:
-        """Let sound through."""
-        self._thread = threading.Thread(target=self._run, name="streamsep-worker", daemon=True)
-        self._thread.start()
+        """Let sound through; it fades in."""
+        self.rings.header[[STOP, RUNNING]] = 0
+        self._granted.clear()
+        priorities = native.WORKER_PRIORITY, native.UNDERSTUDY_PRIORITY
+        for role, priority in zip(self._roles(), priorities, strict=False):
+            thread = threading.Thread(target=self._run, args=(role, priority), name="streamsep-worker", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         while not position(self.rings.header, RUNNING):  # sound must not wait for a thread to start
             time.sleep(0.001)
+        self._seen = int(self.rings.header[CALLS]), time.monotonic()
         arm(self.rings, self.prefill)
 
     def stop(self) -> None:
-        """End the device, then the worker."""
+        """Fade out, end the device, then the threads; harmless when nothing runs."""
+        header = self.rings.header
+        publish(header, OPEN, 0)
+        end = time.monotonic() + FADE_OUT_WITHIN
+        while self._threads and header[LEVEL] and time.monotonic() < end and not self.device.finished:
+            time.sleep(0.002)
         self.device.stop()
-        publish(self.rings.header, STOP, 1)
-        if self._thread:
-            self._thread.join()
+        publish(header, STOP, 1)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        disarm(self.rings)
+
+    def replace(self, device: Device) -> None:
+        """Go on with `device` in place of one that was stopped; nothing that was heard is remembered, the figures go on.
+
+        Raises
+        ------
+        LiveError
+            it does not fit (see `fits`).
+        """
+        self._fit(device)
+        self._earlier = self._counts()
+        self.separator.reset()
+
+    def _counts(self) -> dict[str, int]:
+        return {name: count + self._earlier[name] for name, count in self.separator.counts.items()}
+
+    @property
+    def realtime(self) -> bool:
+        """Whether the system gave the threads real-time scheduling."""
+        return bool(self._granted) and all(self._granted)
 
     def silent_for(self) -> float:
         """Seconds since the device last exchanged a block, as far as calls of this method can tell."""
@@ -247,12 +275,17 @@ class Live:
         return now - self._seen[1]
 
     def report(self) -> dict[str, object]:
-        """What happened so far: counters, step times (ms, all of a hop's work) and latency."""
-        header = self.rings.header
-        counts = self.separator.counts
+        """What happened so far: counters, times (ms) and latency.
+
+        `late` are the hops that were not done with a mask of their own when they were due, `bridged` those of them that went
+        out through the last one; `step_ms` is all of a hop's work, `handover_ms` the time from the arrival of its last block
+        to the output ring.
+        """
+        header, counts = self.rings.header, self._counts()
         return {
             "hops": counts["hops"],
             "late": int(header[LATE]),
+            "bridged": int(header[BRIDGED]),
             "lost": int(header[LOST]),
             "input_xruns": int(header[INPUT_XRUNS]),
             "output_xruns": int(header[OUTPUT_XRUNS]),
@@ -262,20 +295,25 @@ class Live:
             "bad_masks": counts["bad_masks"],
             "error": self.separator.error or "",
             "step_ms": stats.summary(self.times),
+            "handover_ms": stats.summary(self.handover),
             "deadline_ms": round(1e3 * self.separator.geometry.hop_length / self.device.sample_rate, 3),
             "latency_ms": self.latency.ms(),
             "latency_samples": self.latency.samples(),
         }
 
-    def _run(self) -> None:
-        self.realtime = native.become_realtime(native.WORKER_PRIORITY)
-        self._work()
+    def _run(self, role: Callable[[], None], priority: int) -> None:
+        self._granted.append(native.become_realtime(priority))
+        role()
 
-    def _work(self) -> None:
-        hop_ns = 1_000_000_000 * self.separator.geometry.hop_length // self.device.sample_rate
+    def _roles(self) -> list[Callable[[], None]]:
+        """What the threads do: the worker's part, and the understudy's where there can be one."""
+        separator, rings = self.separator, self.rings
+        hop_ns = 1_000_000_000 * separator.geometry.hop_length // separator.sample_rate
         pause = min(max(hop_ns // 32, 50_000), 500_000)
-        if self.separator.native:
-            step = self.separator.network.compiled  # type: ignore[union-attr]
-            work(self.separator.state, step, self.rings, native.clock(), pause, self.times)
-        else:
-            work_in_python(self.separator, self.rings, pause, self.times)
+        if not separator.native:
+            return [lambda: worker.work_in_python(separator, rings, pause, self.times, self.handover)]
+        step, clock = separator.network.compiled, native.clock()  # type: ignore[union-attr]
+        return [
+            lambda: worker.work(separator.state, step, rings, clock, pause, self.times, self.handover),
+            lambda: worker.stand_by(separator.state, rings, clock, hop_ns // MARGIN, hop_ns),
+        ]

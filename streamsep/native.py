@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ from numba.extending import intrinsic
 
 AVAILABLE = sys.platform != "win32"
 # SCHED_FIFO priorities: above ordinary work, below the audio servers (JACK 10 and up, PipeWire 88).
-WORKER_PRIORITY, FILE_PRIORITY = 8, 9
+WORKER_PRIORITY, UNDERSTUDY_PRIORITY, FILE_PRIORITY = 7, 8, 9
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
 
@@ -52,6 +54,24 @@ def become_realtime(priority: int) -> bool:
     except (AttributeError, OSError):
         return False
     return True
+
+
+def lock_memory() -> str:
+    """Keep every page of this process, now and later, in memory once it was touched; "" or why that was not to be.
+
+    With a limit on locked memory any later allocation could fail: then nothing is locked.
+    """
+    if not sys.platform.startswith("linux"):
+        return "only Linux can"
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit != resource.RLIM_INFINITY and os.geteuid() != 0:
+        return f"the limit on locked memory is {limit // 1024} KiB (ulimit -l)"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT):
+        return os.strerror(ctypes.get_errno())
+    return ""
 
 
 @intrinsic
@@ -102,6 +122,73 @@ def store_release(typingctx, address, value):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def exchange_if(typingctx, address, expected, value):
+    """`exchange_if(address, expected, value)`: store `value` if `expected` is there, as one step; 1 if it was."""
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        pair = builder.cmpxchg(pointer, args[1], args[2], "acq_rel", "acquire")
+        return builder.zext(builder.extract_value(pair, 1), _I64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def flush_denormals(typingctx):
+    """`flush_denormals()`: from now on this thread takes numbers too small for full precision as zero, at full speed.
+
+    Returns what `restore_denormals` takes to end that.
+    """
+
+    def codegen(context, builder, sig, args):
+        old = _read_float_mode(builder)
+        _write_float_mode(builder, builder.or_(old, _I64(_FLUSH)))
+        return old
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def restore_denormals(typingctx, mode):
+    """`restore_denormals(mode)`: as it was before `flush_denormals` gave `mode`."""
+
+    def codegen(context, builder, sig, args):
+        _write_float_mode(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+_ARM = platform.machine().lower() in ("arm64", "aarch64")
+_FLUSH = 0x8040 if _X86 else 1 << 24  # MXCSR: flush to zero, denormals are zero; FPCR: flush to zero
+
+
+def _read_float_mode(builder):
+    if _X86:
+        place = _call_float_mode(builder, "llvm.x86.sse.stmxcsr", None)
+        return builder.zext(builder.load(place), _I64)
+    return builder.asm(ir.FunctionType(_I64, []), "mrs $0, fpcr", "=r", [], True) if _ARM else _I64(0)
+
+
+def _write_float_mode(builder, mode):
+    if _X86:
+        _call_float_mode(builder, "llvm.x86.sse.ldmxcsr", builder.trunc(mode, _I32))
+    elif _ARM:
+        builder.asm(ir.FunctionType(ir.VoidType(), [_I64]), "msr fpcr, $0", "r", [mode], True)
+
+
+def _call_float_mode(builder, name, value):
+    place = cgutils.alloca_once(builder, _I32)
+    if value is not None:
+        builder.store(value, place)
+    byte = ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [byte]), name)
+    builder.call(function, [builder.bitcast(place, byte)])
+    return place
 
 
 @intrinsic

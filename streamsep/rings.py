@@ -1,9 +1,9 @@
 """Lock-free rings between the device, the worker and the listeners: one block of memory, described once, here.
 
-A ring is addressed by *position*: the number of frames since the stream was armed. Whoever writes publishes its position
-with a release store, whoever reads looks at it with an acquire load; nobody ever waits. Output positions are tied to input
-positions for good, so delay cannot change: a reader that finds nothing plays silence and moves on, and what comes late falls
-on positions already passed.
+A ring is addressed by *position*: the number of frames that went through it. Whoever writes publishes its position with a
+release store, whoever reads looks at it with an acquire load; nobody ever waits. Output positions are tied to input positions
+while sound runs, so delay cannot change: a reader that finds nothing fades out and moves on, and what comes late falls on
+positions already passed.
 
 Memory: a header of int64 (`HEADER` places), then three rings of interleaved float32 frames:
 
@@ -22,22 +22,29 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .channelmap import Routes, default_routes
 from .native import load_acquire, monotonic_ns, store_release
 
-LAYOUT = 1
-HEADER = 80  # int64 places
+LAYOUT = 2
+HEADER = 96  # int64 places
 # Fixed once made.
 VERSION, CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS = range(5)
+# Of the clock by which the device's calls are noted: the address of clock_gettime (0: none), and the device's frames a second.
+GETTIME, SAMPLE_RATE = 5, 6
 # Positions, each with one writer.
 IN_WRITE, IN_READ, OUT_WRITE, OUT_READ, TAP_WRITE = 8, 16, 24, 32, 40
-# Written by the steering thread.
-ARMED, STOP = 48, 49
-# Written by the device.
-CALLS, MAX_BLOCK, INPUT_XRUNS, OUTPUT_XRUNS, MISSED = range(56, 61)
-# Of the device's clock, while the steering thread looks at it (`observe`).
-GETTIME, SAMPLE_RATE, OBSERVE, SINCE, SEEN, EARLIEST, LATEST = 5, 6, 50, 72, 73, 74, 75
-# Written by the worker.
-RUNNING, LATE, LOST = 64, 65, 66
+# Written by the steering thread. ARMED: blocks count; OPEN: sound goes out; OBSERVE: note how evenly blocks come.
+ARMED, STOP, OBSERVE, OPEN = 48, 49, 50, 51
+# Written by the device. WHEN: ns of the last call; LEVEL: of the fade, 0 to FULL; HELD: position of the last frame played.
+CALLS, MAX_BLOCK, INPUT_XRUNS, OUTPUT_XRUNS, MISSED, WHEN, LEVEL, HELD = range(56, 64)
+SINCE, SEEN, EARLIEST, LATEST = range(72, 76)
+# Written by whoever has the hop (see `live`): the worker or its understudy.
+RUNNING, LATE, LOST, BRIDGED = range(64, 68)
+TOKEN = 80  # who has the hop
+
+FULL = 1 << 16
+GAP_FRAMES = 64  # the last frame fades over so many where sound is missing: an edge would click
+OPEN_SECONDS, CLOSE_SECONDS = 0.005, 0.02  # fades at the start, after a gap, and at the end
 
 
 class Rings(NamedTuple):
@@ -48,10 +55,13 @@ class Rings(NamedTuple):
     inward: NDArray[np.float32]
     outward: NDArray[np.float32]
     tap: NDArray[np.float32]
+    routes: Routes
 
 
-def make_rings(capacity: int, in_channels: int, out_channels: int, tap_channels: int) -> Rings:
-    """Empty rings that hold at least `capacity` frames each."""
+def make_rings(
+    capacity: int, in_channels: int, out_channels: int, tap_channels: int, routes: Routes | None = None
+) -> Rings:
+    """Empty rings that hold at least `capacity` frames each; sources go to outputs by `routes` (None: the usual way)."""
     capacity = 1 << (capacity - 1).bit_length()
     sizes = [4 * capacity * c for c in (in_channels, out_channels, tap_channels)]
     raw = np.zeros(8 * HEADER + sum(sizes) + 64, np.uint8)
@@ -67,7 +77,9 @@ def make_rings(capacity: int, in_channels: int, out_channels: int, tap_channels:
     first, second = 8 * HEADER + sizes[0], 8 * HEADER + sizes[0] + sizes[1]
     views = (memory[8 * HEADER : first], memory[first:second], memory[second:])
     channels = (in_channels, out_channels, tap_channels)
-    return Rings(memory, header, *(v.view(np.float32).reshape(capacity, c) for v, c in zip(views, channels, strict=True)))
+    inward, outward, tap = (v.view(np.float32).reshape(capacity, c) for v, c in zip(views, channels, strict=True))
+    routes = routes or default_routes(tap_channels // in_channels, in_channels, out_channels)
+    return Rings(memory, header, inward, outward, tap, routes)
 
 
 def clear(rings: Rings) -> None:
@@ -78,9 +90,27 @@ def clear(rings: Rings) -> None:
 
 
 def arm(rings: Rings, prefill: int) -> None:
-    """Let sound in and out: the next input frame is position 0; the first processed frame goes out `prefill` frames later."""
-    rings.header[OUT_WRITE] = prefill
-    publish(rings.header, ARMED, 1)
+    """Let sound in and out: the next input frame is the worker's next; its first frame goes out `prefill` frames later.
+
+    Positions only ever grow, so that listeners notice nothing but a pause. Only while no worker runs and no block counts.
+    """
+    header, wrap = rings.header, len(rings.outward) - 1
+    read = int(header[OUT_READ])
+    rings.outward[(read + np.arange(prefill)) & wrap] = 0
+    header[IN_READ], header[OUT_WRITE] = header[IN_WRITE], read + prefill
+    header[LEVEL] = 0
+    publish(header, OPEN, 1)
+    publish(header, ARMED, 1)
+
+
+def forget_device(rings: Rings) -> None:
+    """What the device before noted of itself: its blocks and their times. Only while no device runs."""
+    rings.header[[CALLS, MAX_BLOCK, WHEN, SINCE, SEEN, EARLIEST, LATEST]] = 0
+
+
+def disarm(rings: Rings) -> None:
+    """Blocks do not count any more. Only while the device is stopped."""
+    publish(rings.header, ARMED, 0)
 
 
 @njit(nogil=True, cache=True)
@@ -102,31 +132,78 @@ def publish(header, place, value):  # type: ignore[no-untyped-def]
 def exchange(header, inward, outward, x, y):  # type: ignore[no-untyped-def]
     """One device block: record `x` `[shape=(frames, in_channels)]`, play into `y` `[shape=(frames, out_channels)]`.
 
-    Copies and counts; never waits. Frames that are not there yet are played as silence and are gone.
+    Copies and counts; never waits.
     """
     frames = max(x.shape[0], y.shape[0])
+    if note_call(header, frames):
+        record(header, inward, x, frames)
+        play(header, outward, y, frames)
+    else:
+        y[:] = 0
+
+
+@njit(nogil=True, cache=True)
+def note_call(header, frames):  # type: ignore[no-untyped-def]
+    """Note that the device called, and when; whether this block counts."""
     header[CALLS] += 1
     header[MAX_BLOCK] = max(header[MAX_BLOCK], frames)
-    if position(header, ARMED) == 0:
-        y[:] = 0
-        if position(header, OBSERVE):
-            note_time(header, frames)
-        return
+    if header[GETTIME]:
+        publish(header, WHEN, monotonic_ns(header[GETTIME]))
+    if position(header, ARMED):
+        return True
+    if position(header, OBSERVE):
+        note_time(header, frames)
+    return False
+
+
+@njit(nogil=True, cache=True)
+def record(header, inward, x, frames):  # type: ignore[no-untyped-def]
+    """`x` `[shape=(frames, in_channels)]` onto the input ring."""
     wrap = header[CAPACITY] - 1
     write = header[IN_WRITE]
     for n in range(x.shape[0]):
         inward[(write + n) & wrap] = x[n]
     publish(header, IN_WRITE, write + frames)
+
+
+@njit(nogil=True, cache=True)
+def play(header, outward, y, frames):  # type: ignore[no-untyped-def]
+    """The next `frames` of the output ring into `y` `[shape=(frames or 0, out_channels)]`.
+
+    Frames that are not there yet are gone: what was heard last fades out in their place, and what comes after fades in.
+    """
+    wrap = header[CAPACITY] - 1
     read = header[OUT_READ]
     ready = min(position(header, OUT_WRITE) - read, frames)
-    for n in range(y.shape[0]):
-        if n < ready:
-            y[n] = outward[(read + n) & wrap]
-        else:
-            y[n] = 0
     if ready < frames:
         header[MISSED] += 1
+    if header[LEVEL] == FULL and ready == frames and position(header, OPEN):
+        for n in range(y.shape[0]):
+            y[n] = outward[(read + n) & wrap]
+        header[HELD] = read + frames - 1
+    else:
+        fade(header, outward, y, ready)
     publish(header, OUT_READ, read + frames)
+
+
+@njit(nogil=True, cache=True)
+def fade(header, outward, y, ready):  # type: ignore[no-untyped-def]
+    """`play` where the level is moving: at the start, at the end, and on both sides of a gap."""
+    wrap = header[CAPACITY] - 1
+    read, rate = header[OUT_READ], header[SAMPLE_RATE] if header[SAMPLE_RATE] else 48_000
+    rise, fall, gap = FULL / (OPEN_SECONDS * rate), FULL / (CLOSE_SECONDS * rate), FULL / GAP_FRAMES
+    level = np.float64(header[LEVEL])
+    is_open = position(header, OPEN)
+    for n in range(y.shape[0]):
+        if n < ready:
+            header[HELD] = read + n
+            level += rise if is_open else -fall
+        else:
+            level -= gap
+        level = min(max(level, 0.0), np.float64(FULL))
+        for c in range(y.shape[1]):
+            y[n, c] = outward[header[HELD] & wrap, c] * np.float32(level / FULL)
+    header[LEVEL] = int(level)
 
 
 @njit(nogil=True, cache=True)
@@ -175,15 +252,18 @@ def take(rings, x):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def put(rings, y):  # type: ignore[no-untyped-def]
-    """One finished hop `y` `[shape=(sources, channels, hop)]` to the device and to the listeners; counts it if late."""
+    """One finished hop `y` `[shape=(sources, channels, hop)]` to the device and to the listeners; whether it was in time.
+
+    Else it is counted: frames of it were due before.
+    """
     header = rings.header
     sources, channels, hop = y.shape
     wrap = header[CAPACITY] - 1
     write = header[OUT_WRITE]
     for n in range(hop):
-        route(y, n, rings.outward[(write + n) & wrap])
-    if position(header, OUT_READ) > write:
-        header[LATE] += 1
+        route(rings.routes, y, n, rings.outward[(write + n) & wrap])
+    in_time = position(header, OUT_READ) <= write
+    header[LATE] += not in_time
     publish(header, OUT_WRITE, write + hop)
     write = header[TAP_WRITE]
     for n in range(hop):
@@ -192,31 +272,18 @@ def put(rings, y):  # type: ignore[no-untyped-def]
             for c in range(channels):
                 frame[i * channels + c] = y[i, c, n]
     publish(header, TAP_WRITE, write + hop)
+    return in_time
 
 
 @njit(nogil=True, cache=True)
-def route(y, n, frame):  # type: ignore[no-untyped-def]
-    """Sample `n` of every source to one output frame `[shape=(out_channels,)]`.
+def route(routes, y, n, frame):  # type: ignore[no-untyped-def]
+    """Sample `n` of every source to one output frame `[shape=(out_channels,)]`, as the table says (see `channelmap`).
 
-    A pair of channels for each source where there are enough of them, else the mix. A mono signal goes to both channels of a
-    pair; to a single output channel goes the mean of the input's.
+    A weight of 1 changes no bit: what goes straight to an output arrives there as it is.
     """
-    sources, channels, _ = y.shape
-    outputs = frame.size
     frame[:] = 0
-    if outputs >= 2 * sources:
-        for i in range(sources):
-            frame[2 * i] = y[i, 0, n]
-            frame[2 * i + 1] = y[i, min(1, channels - 1), n]
-        return
-    for i in range(sources):
-        if outputs == 1:
-            for c in range(channels):
-                frame[0] += y[i, c, n] / channels
-        else:
-            for c in range(outputs):
-                if c < max(channels, 2):
-                    frame[c] += y[i, min(c, channels - 1), n]
+    for r in range(routes.weight.size):
+        frame[routes.index[r, 2]] += y[routes.index[r, 0], routes.index[r, 1], n] * routes.weight[r]
 
 
 # ---------------------------------------------------------------------------------------------------------- listener side

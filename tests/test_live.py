@@ -12,9 +12,10 @@ from streamsep.engine import Separator
 from streamsep.filedevice import FileDevice
 from streamsep.live import Live, LiveError
 from streamsep.rings import ARMED, STOP, exchange
+from tests.slow import slow_down
 
 
-def play(model, path, block, seconds=4.0, during=None, use_c_api=True, start=0.0):
+def play(model, path, block, seconds=4.0, during=None, use_c_api=True, start=0.0, slow=False):
     """What the device played `[shape=(channels, samples)]`, and the Live that made it."""
     rate = soundfile.info(path).samplerate
     samples, _ = soundfile.read(path, frames=int(seconds * rate), start=int(start * rate), dtype="float32")
@@ -22,6 +23,8 @@ def play(model, path, block, seconds=4.0, during=None, use_c_api=True, start=0.0
     soundfile.write(beginning, samples, rate, subtype="FLOAT")
     device = FileDevice(beginning, block, 0.008, 2)
     live = Live(Separator(model, device.sample_rate, device.in_channels, use_c_api=use_c_api), device)
+    if slow:
+        live.slow = slow_down(live.separator)
     live.prepare()
     live.open()
     live.start()
@@ -56,6 +59,60 @@ def test_live_equals_offline_shifted_by_the_latency(live, song, song_file, block
     assert report["latency_ms"]["total"] == pytest.approx(1e3 * run.latency.total / rate, abs=1e-3)
     assert run.latency.buffering <= max(384, run.block)
     assert 0 < report["step_ms"]["p50"] <= report["step_ms"]["p99"] <= report["step_ms"]["max"]
+
+
+def stall(milliseconds, seconds):
+    """Something to do while sound runs: each network step takes so much longer, for so long, after 1.5 s."""
+
+    def during(run):
+        delay = run.slow
+        time.sleep(1.5)
+        delay[0] = milliseconds * 1_000_000
+        time.sleep(seconds)
+        delay[0] = 0
+
+    return during
+
+
+@pytest.mark.parametrize("milliseconds", [12, 80])
+def test_late_hops_are_bridged_and_the_delay_stays(live, song, song_file, milliseconds):
+    """Through a network far too slow for two seconds the sum of the sources is the delayed input, to the last bit of rounding;
+    before, and some seconds after, each source is what it would have been."""
+    x, rate = song
+    played, run = play(live, song_file, 128, seconds=6.0, start=4.0, during=stall(milliseconds, 2.0), slow=True)
+    report = run.report()
+    x = x[:, 4 * rate : 10 * rate]
+    delay = run.latency.total
+    n = x.shape[1] - delay
+    total = played[:2] + played[2:]
+    np.testing.assert_allclose(total[:, delay : delay + n], x[:, :n], atol=2e-6)
+    assert report["missed_blocks"] == report["lost"] == 0
+    bridged = 250 * (1 - 8 / (milliseconds + 8))  # of the 250 hops of two seconds all but those that the network served
+    assert report["bridged"] == report["late"]
+    assert report["bridged"] > 0.8 * bridged
+    exact = expected(live, x, rate, run)[0][:, : played.shape[1]]
+    np.testing.assert_array_equal(played[:2, :rate], exact[:, :rate])
+    # The masks of the bridge are old ones, not wrong ones; the state of a network that missed two seconds comes round again.
+    tail = slice(5 * rate, 6 * rate)
+    error = np.sum((played[:2, tail] - exact[:, tail]) ** 2) / np.sum(exact[:, tail] ** 2)
+    assert 10 * np.log10(error) < -20
+
+
+def test_a_bridge_has_no_edges(live, tmp_path):
+    """A steady chord through two seconds of bridges: what is not chord, in each source, stays 60 dB below it."""
+    rate = 48000
+    t = np.arange(6 * rate) / rate
+    chord = sum(0.1 * np.sin(2 * np.pi * f * t) for f in (220, 277.2, 329.6))
+    path = tmp_path / "chord.wav"
+    soundfile.write(path, np.stack([chord, chord], 1), rate, subtype="FLOAT")
+    played, run = play(live, path, 128, seconds=6.0, during=stall(80, 2.0), slow=True)
+    assert run.report()["bridged"] > 200
+    for source in (played[0], played[2]):
+        y = source[int(1.2 * rate) : int(4.5 * rate)].astype(np.float64)
+        # An edge is a click: energy above the chord's highest partial, in any 5 ms.
+        steep = np.diff(y, 4)
+        steady = np.abs(np.diff(chord, 4)).max()
+        assert np.abs(steep).max() < steady + 1e-3 * np.abs(chord).max()
 
 
 class Bursts(FileDevice):

@@ -20,6 +20,12 @@ def swap(rings, x, outputs):
     return y
 
 
+def arm(rings, prefill):
+    """As the live path does, with the fade-in behind it."""
+    R.arm(rings, prefill)
+    rings.header[R.LEVEL] = R.FULL
+
+
 def test_layout_is_what_it_says():
     rings = R.make_rings(1000, 2, 4, 6)
     assert rings.memory.ctypes.data % 64 == 0
@@ -29,7 +35,7 @@ def test_layout_is_what_it_says():
     assert rings.outward.ctypes.data == rings.inward.ctypes.data + 4 * 1024 * 2
     assert rings.tap.ctypes.data == rings.outward.ctypes.data + 4 * 1024 * 4
     assert rings.memory.nbytes == 8 * R.HEADER + 4 * 1024 * 12
-    places = [R.IN_WRITE, R.IN_READ, R.OUT_WRITE, R.OUT_READ, R.TAP_WRITE, R.ARMED, R.CALLS, R.RUNNING]
+    places = [R.IN_WRITE, R.IN_READ, R.OUT_WRITE, R.OUT_READ, R.TAP_WRITE, R.ARMED, R.CALLS, R.RUNNING, R.SINCE, R.TOKEN]
     assert np.diff(places).min() >= 8  # a cache line apart
 
 
@@ -47,7 +53,7 @@ def test_prefill_is_enough_and_not_more_than_promised(block, hop):
     rings = R.make_rings(8 * (block + hop), 1, 1, 2)
     fill = prefill(block, hop)
     assert fill - hop <= max(hop, block)
-    R.arm(rings, fill)
+    arm(rings, fill)
     x = np.zeros((1, hop), np.float32)
     played, due = [], []
     for k in range(400):
@@ -66,7 +72,7 @@ def test_prefill_is_enough_and_not_more_than_promised(block, hop):
 
 def test_a_late_hop_is_counted_and_leaves_no_delay_behind():
     rings = R.make_rings(1024, 1, 1, 2)
-    R.arm(rings, 64)
+    arm(rings, 64)
     x = np.zeros((1, 64), np.float32)
     played = []
     for k in range(20):
@@ -77,9 +83,49 @@ def test_a_late_hop_is_counted_and_leaves_no_delay_behind():
     out = np.concatenate(played)[:, 0]
     assert rings.header[R.LATE] == 2
     assert rings.header[R.MISSED] == 2
-    expected = np.concatenate([np.zeros(64), np.arange(1, 64 * 19 + 1)]).astype(np.float32)
-    expected[64 * 9 : 64 * 11] = 0  # what was missed is silent and gone
-    np.testing.assert_array_equal(out, expected)
+    expected = np.concatenate([np.zeros(64), np.arange(1, 64 * 19 + 1)])
+    gap, back, risen = 64 * 9, 64 * 11, 64 * 11 + round(R.OPEN_SECONDS * 48_000)
+    expected[gap : gap + R.GAP_FRAMES] = expected[gap - 1] * np.linspace(1, 0, R.GAP_FRAMES + 1)[1:]
+    expected[gap + R.GAP_FRAMES : back] = 0  # what was missed is gone
+    expected[back:risen] *= np.linspace(0, 1, risen - back + 1)[1:]
+    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=0.5)
+    np.testing.assert_array_equal(out[risen:], expected[risen:])
+
+
+def test_it_fades_in_and_out():
+    rings = R.make_rings(8192, 1, 2, 2)
+    R.arm(rings, 4000)
+    rings.outward[:] = 1
+    rise, fall = round(R.OPEN_SECONDS * 48_000), round(R.CLOSE_SECONDS * 48_000)
+    out = np.concatenate([swap(rings, frames(0, 100, 1), 2) for _ in range(10)])
+    np.testing.assert_allclose(out[:rise].T, [np.arange(1, rise + 1) / rise] * 2, atol=2e-3)
+    np.testing.assert_array_equal(out[rise + 1 :], 1)
+    R.publish(rings.header, R.OPEN, 0)
+    out = np.concatenate([swap(rings, frames(0, 100, 1), 2) for _ in range(10)])
+    np.testing.assert_allclose(out[:fall].T, [np.arange(fall - 1, -1, -1) / fall] * 2, atol=2e-3)
+    assert rings.header[R.LEVEL] == 0
+    assert rings.header[R.MISSED] == 0
+
+
+def test_armed_again_it_goes_on_where_it_was():
+    """Positions only grow, the delay is as before, and nothing of the time before is heard."""
+    rings = R.make_rings(256, 1, 1, 2)
+    x = np.zeros((1, 64), np.float32)
+    for lap in range(3):
+        arm(rings, 96)
+        read, tap = rings.header[R.OUT_READ], rings.header[R.TAP_WRITE]
+        out = []
+        for k in range(8):
+            out.append(swap(rings, frames(1 + 32 * k, 32, 1), 1))
+            while R.take(rings, x):
+                R.put(rings, np.stack([x, 0 * x]))
+        out = np.concatenate(out)[:, 0]
+        np.testing.assert_array_equal(out, np.maximum(np.arange(1, 257) - 96, 0))
+        assert rings.header[R.OUT_READ] == read + 256 == 256 + lap * 296
+        assert rings.header[R.TAP_WRITE] == tap + 256
+        swap(rings, frames(1e6, 40, 1), 1)  # the beginning of a hop that nobody will hear
+        R.disarm(rings)
+        swap(rings, frames(1e6, 40, 1), 1)
 
 
 @pytest.mark.parametrize(("block", "hop"), [(64, 64), (128, 384), (1024, 384), (100, 384)])
@@ -87,7 +133,7 @@ def test_a_worker_held_up_longer_than_the_ring_skips_what_is_gone(block, hop):
     """What was skipped is silent for device and listeners, not an old lap; what follows stands at its own place."""
     rings = R.make_rings(4096, 1, 1, 2)
     fill = prefill(block, hop)
-    R.arm(rings, fill)
+    arm(rings, fill)
     rings.tap[:] = rings.outward[:] = 1e9
     rings.outward[:fill] = 0
     x = np.zeros((1, hop), np.float32)
@@ -104,12 +150,14 @@ def test_a_worker_held_up_longer_than_the_ring_skips_what_is_gone(block, hop):
     assert rings.tap.max() < 1e9
     first = np.flatnonzero(out)[0]
     assert first >= lost * hop
-    np.testing.assert_array_equal(out[first:], np.arange(first - fill + 1, len(out) - fill + 1, dtype=np.float32))
+    risen = first + round(R.OPEN_SECONDS * 48_000) + 1
+    assert (np.diff(out[first:risen]) > 0).all()
+    np.testing.assert_array_equal(out[risen:], np.arange(risen - fill + 1, len(out) - fill + 1, dtype=np.float32))
 
 
 def test_samples_survive_two_real_threads():
     rings = R.make_rings(4096, 2, 2, 4)
-    R.arm(rings, 4096)
+    arm(rings, 4096)
     done = threading.Event()
 
     def worker():
@@ -135,7 +183,7 @@ def test_samples_survive_two_real_threads():
 def test_routing(channels, outputs):
     """A pair of channels a source where there are enough; else the mix."""
     rings = R.make_rings(64, channels, outputs, 2 * channels)
-    R.arm(rings, 0)
+    arm(rings, 0)
     y = np.random.default_rng(0).random((2, channels, 8), np.float32)
     R.put(rings, y)
     out = swap(rings, np.zeros((8, channels), np.float32), outputs).T
