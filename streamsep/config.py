@@ -32,6 +32,7 @@ class Config(BaseModel):
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on")
     osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
     duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
+    record: str | None = Field(None, description="folder to record each source and what is heard into, as FLAC")
     gain: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         default_factory=dict, description="gain of each source at the start, dB (TOML only)"
     )

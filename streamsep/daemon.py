@@ -1,141 +1,231 @@
-"""The life of the daemon: start-up, main loop, shutdown. It joins the rooms and knows none of their insides."""
+"""The life of the daemon: start-up, main loop, shutdown. It joins the rooms and knows none of their insides.
+
+A device that goes away is waited for: OSC stays up, and when the device is back it is opened again by its name, with nothing
+remembered of the sound before. A recording goes on over that, with silence for none of the time between.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from . import model as models
+from . import native
 from .config import Config, ConfigError
-from .device import FILE, NONE, DeviceError, PortAudioDevice
+from .device import NONE, DeviceError
 from .engine import Separator
 from .filedevice import FileDevice
-from .live import Live
+from .live import Device, Live, LiveError
+from .opening import open_device, path_of, reopen_device
 from .osc import OscServer
+from .recorder import Recorder, RecorderError
 from .soundfiles import write
 
-Device = FileDevice | PortAudioDevice
 Report = dict[str, object]
+Tell = Callable[[str], None]
 
-_SILENT = 2.0  # s without a block: the device is gone, whatever PortAudio says (a killed JACK server stays "active")
-_TICK = 0.05  # s; how soon a signal or the end of a file is noticed
+_SILENT = 1.0  # s without a block: the device is gone, whatever its library says (a killed server's streams stay "active")
+_TICK = 0.05  # s; how soon a signal, a wish or the end of a file is noticed
+_RETRY = 0.25  # s between two looks for a device that is gone
+_BACK_WITHIN = 2.0  # s that a device which is back may take to deliver sound
 
 
-def run(config: Config, announce: Callable[[Report], None], stop: threading.Event) -> Report:
-    """Run until the duration is over, the file is played, or `stop` is set; what happened.
+class Daemon:
+    """A device, the engine, OSC and the recorder, until it is told to stop.
 
-    `announce` is called once, before the first sound, with the set-up and the latency in its parts.
+    Parameters
+    ----------
+    config
+        validated settings.
+    tell
+        gets one line whenever something happens that somebody should know.
 
     Raises
     ------
-    ModelError, ConfigError, AudioFileError, DeviceError, LiveError, OrtError, OscError
-        it could not start, or (DeviceError) the device went away.
+    ModelError, ConfigError, AudioFileError, DeviceError, OrtError, OscError
+        it cannot start like that.
     """
-    model = models.load(config.model)
-    device = open_device(config, model)
-    separator = _separator(config, model, device)
-    live = Live(separator, device)
-    osc = OscServer(separator, live.rings, config.osc_host, config.osc_port, lambda: _status(live))
-    gone = False
-    with osc:
-        live.prepare()
+
+    def __init__(self, config: Config, tell: Tell) -> None:
+        self.config = config
+        self.state = "starting"
+        self.problem = ""  # why the device is not there
+        self.reopened = 0
+        self._tell = tell
+        self._model = models.load(config.model)
+        self.live = self._build(open_device(config, self._model))
+        self._osc = OscServer(self.live.separator, self.live.rings, config.osc_host, config.osc_port, self.status)
+        self._recorder = self._new_recorder()
+        self._wanted: Config | None = None
+        self._stop = threading.Event()
+        self.memory_locked = ""
+
+    def _build(self, device: Device) -> Live:
+        """An engine for `device`, with the gains of the configuration."""
         try:
-            if not stop.is_set():
-                live.open()
-                announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"})
-                live.start()
-                gone = _wait(stop, live, config.duration)
-        finally:
-            live.stop()
-    if isinstance(device, FileDevice):
-        if config.output not in (None, NONE):
-            write(_path(config.output), device.played[: device.position], device.sample_rate)
-    elif gone:
-        raise DeviceError(f"{device.name} went away: is its server still running? Start streamsep again when it is")
-    return describe(live) | live.report() | {"osc": osc.counts}
+            separator = Separator(self._model, device.sample_rate, device.in_channels, self.config.provider)
+        except ValueError as error:
+            raise DeviceError(f"{device.name} does not fit the engine: {error}") from error
+        try:
+            for source, db in self.config.gain.items():
+                separator.set_gain(source, db)
+        except ValueError as error:
+            raise ConfigError(f"gain: {error}") from error
+        return Live(separator, device)
+
+    # ----------------------------------------------------------------------------------------------------------- its life
+
+    def run(self, announce: Callable[[Report], None], stop: threading.Event) -> Report:
+        """Until the duration is over, the file is played, or `stop` is set; what happened.
+
+        `announce` is called once, before the first sound, with the set-up and the latency in its parts.
+        """
+        self._stop = stop
+        with self._osc:
+            self.live.prepare()
+            self.memory_locked = native.lock_memory()
+            try:
+                if not stop.is_set():
+                    self.live.open()
+                    announce(self.describe() | {"osc": f"{self.config.osc_host}:{self._osc.port}"})
+                    self._go()
+                    self._serve(time.monotonic() + (self.config.duration or float("inf")))
+            finally:
+                self.live.stop()
+                self._recorder.stop()
+        self._keep_file()
+        return self.describe() | self.live.report() | {"reopened": self.reopened, "osc": self._osc.counts}
+
+    def _go(self) -> None:
+        """Let sound through a device that is open."""
+        self.live.start()
+        self.state = "running"
+        if self.config.record and not self._recorder.recording:
+            self.record(True)
+
+    def _serve(self, end: float) -> None:
+        """The main loop."""
+        while not self._over(end, _TICK):
+            device = self.live.device
+            if isinstance(device, FileDevice):
+                if device.finished:
+                    return
+            elif device.finished or self.live.silent_for() > _SILENT:
+                self._regain(end, f"{device.name} went away")
+            elif getattr(device, "changed", False):
+                self._regain(end, f"{device.name} changed its block or rate")
+
+    def _over(self, end: float, pause: float) -> bool:
+        return self._stop.wait(min(pause, max(0.0, end - time.monotonic()))) or time.monotonic() >= end
+
+    # ---------------------------------------------------------------------------------------------------- devices come and go
+
+    def _regain(self, end: float, reason: str) -> None:
+        """Wait for the device, and go on with it."""
+        self.state = "device lost"
+        self._tell(f"{reason}: waiting for it to come back")
+        self.live.stop()
+        while not self._reopen():
+            if self._over(end, _RETRY):
+                return
+        self.reopened += 1
+        total = self.live.latency.ms()["total"]
+        self._tell(f"{self.live.device.name} is back: sound goes on, latency {total:.1f} ms")
+
+    def _reopen(self) -> bool:
+        """Whether the device is there again, and delivers."""
+        try:
+            device = reopen_device(self.config, self._model, self.live.device)
+            if self.live.fits(device):
+                self.live.replace(device)
+            else:
+                self._replace_live(self._build(device))
+            self.live.open(_BACK_WITHIN)
+        except (DeviceError, LiveError) as error:
+            self.problem = str(error)
+            return False
+        self.problem = ""
+        self._go()
+        return True
+
+    def _replace_live(self, live: Live) -> None:
+        """Another engine, because the rate or the channels are others: recording and listeners begin anew."""
+        live.prepare()
+        self._recorder.stop()
+        self.live = live
+        self._recorder = self._new_recorder()
+
+    def _keep_file(self) -> None:
+        device = self.live.device
+        if isinstance(device, FileDevice) and self.config.output not in (None, NONE):
+            write(path_of(self.config.output), device.played[: device.position], device.sample_rate)
+
+    # ---------------------------------------------------------------------------------------------------------- recording
+
+    def _new_recorder(self) -> Recorder:
+        separator = self.live.separator
+        folder = Path(self.config.record or "recordings")
+        return Recorder(folder, separator.sources, separator.channels, separator.sample_rate, self.live.rings)
+
+    @property
+    def recording(self) -> str:
+        """The folder of the take that runs, "" when none does."""
+        return str(self._recorder.folder) if self._recorder.recording else ""
+
+    def record(self, on: bool) -> bool:
+        """Begin a take, or end the one that runs; whether one runs then."""
+        if on and not self._recorder.recording:
+            try:
+                self._recorder.start()
+            except (RecorderError, OSError) as error:
+                self._tell(f"no recording: {error}")
+            else:
+                self._tell(f"recording to {self._recorder.folder}")
+        elif not on:
+            self._recorder.stop()
+        return self._recorder.recording
+
+    # ------------------------------------------------------------------------------------------------------------- figures
+
+    def describe(self) -> Report:
+        """The set-up, for people and programs."""
+        live = self.live
+        separator, contract = live.separator, live.separator.model.contract
+        return {
+            "model": contract.name,
+            "sources": list(contract.sources),
+            "device": live.device.name,
+            "sample_rate": separator.sample_rate,
+            "in_channels": separator.channels,
+            "out_channels": live.device.out_channels,
+            "block": live.block,
+            "hop": separator.geometry.hop_length,
+            "provider": separator.network.provider,
+            "c_api": separator.native,
+            "realtime": live.realtime,
+            "latency_ms": live.latency.ms(),
+            "latency_samples": live.latency.samples(),
+        }
+
+    def status(self) -> dict[str, int | float | str]:
+        """All figures, flat, for OSC."""
+        flat: dict[str, int | float | str] = {"state": self.state, "problem": self.problem, "reopened": self.reopened}
+        flat |= {"recording": self.recording, "pid": os.getpid()}
+        for key, value in (self.describe() | self.live.report()).items():
+            if isinstance(value, dict):
+                flat |= {f"{key}.{part}": number for part, number in value.items()}
+            elif isinstance(value, bool | int):
+                flat[key] = int(value)
+            elif isinstance(value, list):
+                flat[key] = ",".join(map(str, value))
+            else:
+                flat[key] = value if isinstance(value, float) else str(value)
+        return flat
 
 
-def _separator(config: Config, model: models.Model, device: Device) -> Separator:
-    try:
-        separator = Separator(model, device.sample_rate, device.in_channels, config.provider)
-    except ValueError as error:
-        raise DeviceError(f"{device.name} does not fit the engine: {error}") from error
-    try:
-        for source, db in config.gain.items():
-            separator.set_gain(source, db)
-    except ValueError as error:
-        raise ConfigError(f"gain: {error}") from error
-    return separator
-
-
-def _path(name: str | None) -> Path:
-    return Path(str(name).removeprefix(FILE))
-
-
-def open_device(config: Config, model: models.Model) -> Device:
-    """The device that the configuration names; DeviceError if there is none."""
-    contract = model.contract
-    hop_seconds = contract.hop_length / contract.sample_rate
-    sources = len(contract.sources)
-    files = [str(name or "").startswith(FILE) for name in (config.input, config.output)]
-    if not any(files):
-        return PortAudioDevice(config.input, config.output, config.rate, config.block, hop_seconds, sources)
-    if not files[0] or not (files[1] or config.output in (None, NONE)):
-        raise DeviceError(
-            f"input={config.input!r} with output={config.output!r}: a file plays to a file or to {NONE!r}; "
-            f"route a player's output into an audio device instead"
-        )
-    if files[1] and not _path(config.output).resolve().parent.is_dir():
-        raise DeviceError(f"output={config.output!r}: its folder does not exist; make it or choose another")
-    device = FileDevice(_path(config.input), config.block, hop_seconds, sources)
-    if config.rate not in (None, device.sample_rate):
-        raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
-    return device
-
-
-def describe(live: Live) -> Report:
-    """The set-up, for people and programs."""
-    separator, contract = live.separator, live.separator.model.contract
-    return {
-        "model": contract.name,
-        "sources": list(contract.sources),
-        "device": live.device.name,
-        "sample_rate": separator.sample_rate,
-        "in_channels": separator.channels,
-        "out_channels": live.device.out_channels,
-        "block": live.block,
-        "hop": separator.geometry.hop_length,
-        "provider": separator.network.provider,
-        "c_api": separator.native,
-        "realtime": live.realtime,
-        "latency_ms": live.latency.ms(),
-        "latency_samples": live.latency.samples(),
-    }
-
-
-def _status(live: Live) -> dict[str, int | float | str]:
-    """The report, flat, for OSC."""
-    flat: dict[str, int | float | str] = {}
-    for key, value in (describe(live) | live.report()).items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{part}": number for part, number in value.items()}
-        elif isinstance(value, bool | int):
-            flat[key] = int(value)
-        elif isinstance(value, list):
-            flat[key] = ",".join(map(str, value))
-        else:
-            flat[key] = value if isinstance(value, float) else str(value)
-    return flat
-
-
-def _wait(stop: threading.Event, live: Live, duration: float | None) -> bool:
-    """Until something ends the run; True if that was the device."""
-    end = time.monotonic() + duration if duration else float("inf")
-    while not stop.wait(min(_TICK, max(0.0, end - time.monotonic()))):
-        if live.device.finished or live.silent_for() > _SILENT:
-            return True
-        if time.monotonic() >= end:
-            break
-    return False
+def run(config: Config, announce: Callable[[Report], None], tell: Tell, stop: threading.Event) -> Report:
+    """A `Daemon` from start to stop (see there, and `Daemon.run`)."""
+    return Daemon(config, tell).run(announce, stop)

@@ -109,6 +109,9 @@ class FileDevice:
             self._thread.join()
             self._thread = None
 
+    def set_latency(self, samples: int) -> None:
+        """Nobody asks a file."""
+
     @property
     def latency(self) -> float:
         """A file has none."""

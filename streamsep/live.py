@@ -82,6 +82,9 @@ class Device(Protocol):
     def latency(self) -> float:
         """The device's own input plus output latency, seconds, as far as it tells."""
 
+    def set_latency(self, samples: int) -> None:
+        """Told what the engine and the hand-over delay, for those who ask the device."""
+
     @property
     def finished(self) -> bool:
         """True once no more sound will come."""
@@ -208,6 +211,7 @@ class Live:
             device=round(self.device.latency * self.device.sample_rate),
             sample_rate=self.device.sample_rate,
         )
+        self.device.set_latency(self.latency.algorithmic + self.latency.buffering)
         return self.latency
 
     def _observe(self) -> None:

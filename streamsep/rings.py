@@ -200,7 +200,7 @@ def fade(header, outward, y, ready):  # type: ignore[no-untyped-def]
             level += rise if is_open else -fall
         else:
             level -= gap
-        level = min(max(level, 0.0), np.float64(FULL))
+        level = np.float64(min(max(level, 0.0), FULL))
         for c in range(y.shape[1]):
             y[n, c] = outward[header[HELD] & wrap, c] * np.float32(level / FULL)
     header[LEVEL] = int(level)

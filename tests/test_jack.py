@@ -14,11 +14,13 @@ import pytest
 from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import build_msg
 
-from streamsep import doctor
 from streamsep.engine import Separator
 from tests.conftest import ROOT, need_program
+from tests.servers import PERIOD, JackServer, wait
 
-PERIOD = 128
+
+started = []  # daemons, to be ended whatever a test comes to
+OUTPUTS = "vocals_1", "vocals_2", "accompaniment_1", "accompaniment_2"
 
 
 def stop(process, number=signal.SIGTERM):
@@ -34,41 +36,17 @@ def stop(process, number=signal.SIGTERM):
 
 @pytest.fixture
 def jack(tmp_path, monkeypatch):
-    """A JACK server of its own with a dummy driver: 8 channels in and out, 48 kHz, in real time."""
+    """A JACK server of its own."""
     monkeypatch.setenv("JACK_DEFAULT_SERVER", f"streamsep-test-{os.getpid()}")
     monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
-    # In real time where the system allows it: the dummy driver then keeps its periods beside whatever else runs here.
-    manner = ["-R", "-P", "20"] if doctor.realtime()["granted"] else ["-r"]
-    # Synchronous (-S): a client that is held up makes the server's period late instead of empty.
-    command = [
-        need_program("jackd"),
-        "-S",
-        "-t",
-        "2000",
-        *manner,
-        "-d",
-        "dummy",
-        "-r",
-        "48000",
-        "-p",
-        str(PERIOD),
-        "-C",
-        "8",
-        "-P",
-        "8",
-    ]
-    log = (tmp_path / "jackd.log").open("w")
-    server = subprocess.Popen(command, stdout=log, stderr=log)
+    server = JackServer(tmp_path / "jackd.log")
     try:
-        for _ in range(100):
-            if subprocess.run(["jack_lsp"], capture_output=True, check=False).returncode == 0:
-                break
-            assert server.poll() is None, (tmp_path / "jackd.log").read_text()
-            time.sleep(0.1)
-        yield server
+        yield server.start()
     finally:
-        stop(server)
-        log.close()
+        for process in started:
+            stop(process, signal.SIGKILL)
+        started.clear()
+        server.end()
 
 
 # `streamsep`, beside a Python thread that never lets go of the interpreter by itself.
@@ -84,6 +62,7 @@ def start_daemon(*arguments, hogged=False):
     program = ["-c", HOGGED] if hogged else ["-m", "streamsep"]
     command = [sys.executable, *program, "run", "--osc-port", "0", "--json", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    started.append(process)
     lines = []
     for line in process.stderr:
         lines.append(line)
@@ -119,9 +98,9 @@ def through_the_graph(model, song, tmp_path, seconds, during=None):
     recorder = start_client("recorder", 6, seconds + 2, tmp_path / "recording.npy")
     player = start_client("player", 1, seconds, tmp_path / "unused.npy", tmp_path / "song.npy")
     connect(
-        *((f"player:out_{c}", f"streamsep:in_{c}") for c in range(2)),
+        *((f"player:out_{c}", f"streamsep:input_{c + 1}") for c in range(2)),
         *((f"player:out_{c}", f"recorder:in_{c}") for c in range(2)),
-        *((f"streamsep:out_{c}", f"recorder:in_{2 + c}") for c in range(4)),
+        *((f"streamsep:{port}", f"recorder:in_{2 + c}") for c, port in enumerate(OUTPUTS)),
     )
     go(recorder)
     time.sleep(0.5)
@@ -246,12 +225,79 @@ def test_signals_end_it_cleanly(jack, number):
     assert "streamsep" not in ports
 
 
-def test_it_says_when_the_server_dies(jack):
-    daemon, _ = start_daemon()
-    stop(jack, signal.SIGKILL)
-    _, err = daemon.communicate(timeout=30)
-    assert daemon.returncode == 1
-    assert "went away" in err.splitlines()[-1]
+def status(port):
+    """All figures over OSC, from a daemon that is alive."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(build_msg("/streamsep/status", []).dgram, ("127.0.0.1", port))
+        values = OscMessage(client.recv(65536)).params
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def osc_port(promised):
+    return int(re.search(r"OSC on 127.0.0.1:(\d+)", promised).group(1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_goes_is_waited_for(jack, number):
+    """OSC lives on; within 2 s of the server's return sound does too, with the same latency; again and again."""
+    daemon, promised = start_daemon()
+    port = osc_port(promised)
+    before = status(port)
+    for lap in range(1, 4):
+        jack.end(number)
+        wait(lambda: status(port)["state"] == "device lost")
+        time.sleep(0.5)
+        jack.start()
+        start = time.monotonic()
+        wait(lambda: status(port)["state"] == "running")
+        assert time.monotonic() - start < 2  # what the README promises; it takes a tenth of that
+        hops = status(port)["hops"]
+        wait(lambda: status(port)["hops"] > hops)
+        assert status(port)["reopened"] == lap
+        assert status(port)["latency_samples.total"] == before["latency_samples.total"]
+        listed = subprocess.run(["jack_lsp", "-c"], capture_output=True, text=True, check=True).stdout
+        assert "streamsep:vocals_1" in listed
+    out, err = stop(daemon)
+    assert daemon.returncode == 0
+    assert json.loads(out)["reopened"] == 3
+    assert err.count("went away: waiting for it to come back") == 3
+    assert err.count("is back: sound goes on") == 3
+
+
+def test_a_new_block_of_the_server_is_a_new_promise(jack):
+    daemon, promised = start_daemon()
+    port = osc_port(promised)
+    subprocess.run(["jack_bufsize", "1024"], check=True, capture_output=True)
+    wait(lambda: status(port)["reopened"] == 1)
+    assert status(port)["block"] == 1024
+    before = status(port)
+    time.sleep(1)
+    after = status(port)
+    assert after["hops"] > before["hops"] + 100
+    assert after["missed_blocks"] == before["missed_blocks"]
+    stop(daemon)
+
+
+def test_a_daemon_held_up_for_a_second_has_the_same_delay_after(jack, lstm, song, tmp_path):
+    """SIGSTOP and SIGCONT: what comes a second later is, sample for sample, where it belongs."""
+    x, rate = song
+
+    def during(port):
+        time.sleep(1.0)
+        pid = int(status(port)["pid"])
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.kill(pid, signal.SIGCONT)
+
+    seconds = 6
+    heard, vocals, accompaniment, report, _ = through_the_graph(lstm, x[:, : rate * seconds], tmp_path, seconds, during)
+    delay = report["latency_samples"]["total"] - report["latency_samples"]["device"]
+    total = (vocals + accompaniment)[:, 4 * rate :]
+    n = total.shape[1]
+    played = heard[:, 4 * rate - delay :][:, :n]
+    assert np.abs(played).max() > 0.01
+    np.testing.assert_allclose(total, played, atol=1e-5)
 
 
 def test_duration_and_devices(jack):

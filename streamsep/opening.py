@@ -1,0 +1,71 @@
+"""Which device a configuration means: a file, JACK, or one of PortAudio's."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from . import jackdevice
+from .config import Config
+from .device import FILE, NONE, DeviceError, PortAudioDevice
+from .filedevice import FileDevice
+from .live import Device
+from .model import Model
+
+JACK = "JACK"
+PREFIXES = frozenset({JACK, "ALSA", "PULSE", "OSS", "COREAUDIO", "WASAPI", "ASIO", "MME", "DIRECTSOUND", "WDMKS"})
+
+
+def open_device(config: Config, model: Model) -> Device:
+    """The device that the configuration names, not yet started.
+
+    Without names it is JACK where a server runs: it is there to be used.
+
+    Raises
+    ------
+    DeviceError
+        there is none, or it cannot do what is asked.
+    """
+    if any(str(name or "").startswith(FILE) for name in (config.input, config.output)):
+        return _open_file(config, model)
+    names = [name for name in (config.input, config.output) if name not in (None, NONE)]
+    prefixes = {name.partition(":")[0].upper() for name in names} & PREFIXES
+    sources = model.contract.sources
+    jack = config.input, config.output, sources, config.rate, config.block
+    if JACK in prefixes or (not names and jackdevice.available()):
+        return jackdevice.open_jack(*jack)
+    if not prefixes and not any(map(str.isdecimal, names)) and jackdevice.available():
+        with suppress(DeviceError):  # then the name is one of PortAudio's, or PortAudio says what there is
+            return jackdevice.open_jack(*jack)
+    return PortAudioDevice(config.input, config.output, config.rate, config.block, _hop_seconds(model), len(sources))
+
+
+def reopen_device(config: Config, model: Model, before: Device) -> Device:
+    """The same device once more, by its name, after it went away; DeviceError while it is not there."""
+    return open_device(config, model)
+
+
+def _hop_seconds(model: Model) -> float:
+    return model.contract.hop_length / model.contract.sample_rate
+
+
+def _open_file(config: Config, model: Model) -> FileDevice:
+    """A file to a file, or to nothing."""
+    if not str(config.input or "").startswith(FILE) or not (
+        config.output in (None, NONE) or str(config.output).startswith(FILE)
+    ):
+        raise DeviceError(
+            f"input={config.input!r} with output={config.output!r}: a file plays to a file or to {NONE!r}; "
+            f"route a player's output into an audio device instead"
+        )
+    if config.output not in (None, NONE) and not path_of(config.output).resolve().parent.is_dir():
+        raise DeviceError(f"output={config.output!r}: its folder does not exist; make it or choose another")
+    device = FileDevice(path_of(config.input), config.block, _hop_seconds(model), len(model.contract.sources))
+    if config.rate not in (None, device.sample_rate):
+        raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
+    return device
+
+
+def path_of(name: str | None) -> Path:
+    """The path in `file:PATH`."""
+    return Path(str(name).removeprefix(FILE))

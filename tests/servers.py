@@ -1,0 +1,51 @@
+"""Real sound servers for the tests, each of a test's own, to be ended and started again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from streamsep import doctor
+from tests.conftest import need_program
+
+PERIOD, RATE = 128, 48000
+
+
+def wait(condition: Callable[[], object], what: Callable[[], str] = lambda: "it did not happen", seconds: float = 10.0) -> None:
+    """Until `condition()`; else the test fails with `what()`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.005)
+
+
+class JackServer:
+    """A JACK server with a dummy driver: 8 channels in and out, in real time. Its name is JACK_DEFAULT_SERVER's."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, period: int = PERIOD, playback: int = 8) -> JackServer:
+        # In real time where the system allows it: the dummy driver then keeps its periods beside whatever else runs here.
+        manner = ["-R", "-P", "20"] if doctor.realtime()["granted"] else ["-r"]
+        # Synchronous (-S): a client that is held up makes the server's period late instead of empty.
+        options = ["-S", "-t", "2000", *manner]
+        dummy = ["-d", "dummy", "-r", str(RATE), "-p", str(period), "-C", "8", "-P", str(playback)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen([need_program("jackd"), *options, *dummy], stdout=log, stderr=log)
+        wait(self.answers, self.log.read_text)
+        return self
+
+    def answers(self) -> bool:
+        return subprocess.run(["jack_lsp"], capture_output=True, check=False).returncode == 0
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        process, self.process = self.process, None
+        if process:
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            process.wait(20)
