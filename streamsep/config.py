@@ -9,9 +9,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from . import StreamsepError
+from .channelmap import Wiring, parse, parse_inputs, parse_outputs, spell
 
 
 class ConfigError(StreamsepError):
@@ -32,10 +33,34 @@ class Config(BaseModel):
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on")
     osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
     duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
+    input_channels: Annotated[str | None, BeforeValidator(spell)] = Field(
+        None, description="channels of the input device, such as 1,2; 1 to 8 of them [default: the first two]"
+    )
+    output_channels: Annotated[str | None, BeforeValidator(spell)] = Field(
+        None, description="where sources go, such as 'vocals=1,2;accompaniment=3,4;mix=5,6' [default: pairs, or the mix]"
+    )
+    clocks: Literal["auto", "one", "two"] = Field(
+        "auto", description="whether input and output run by one clock; two: each by its own, with a resampler between"
+    )
+    host_api: dict[str, bool | str | int] = Field(
+        default_factory=dict, description="settings of WASAPI or CoreAudio, such as exclusive = true (TOML only)"
+    )
     record: str | None = Field(None, description="folder to record each source and what is heard into, as FLAC")
     gain: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         default_factory=dict, description="gain of each source at the start, dB (TOML only)"
     )
+
+    @field_validator("input_channels", "output_channels")
+    @classmethod
+    def _words(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            (parse_inputs if info.field_name == "input_channels" else parse_outputs)(value)
+        return value
+
+    @property
+    def wiring(self) -> Wiring:
+        """The channels that are asked for."""
+        return parse(self.input_channels, self.output_channels)
 
 
 def load(path: Path | None, flags: dict[str, Any]) -> Config:
@@ -62,5 +87,10 @@ def load(path: Path | None, flags: dict[str, Any]) -> Config:
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"setting {name!r} is unknown: expected one of {', '.join(Config.model_fields)}") from error
-        expected = first["msg"].replace("Input should be", "expected").replace("String should", "expected to")
+        expected = (
+            first["msg"]
+            .removeprefix("Value error, ")
+            .replace("Input should be", "expected")
+            .replace("String should", "expected to")
+        )
         raise ConfigError(f"{name}={first['input']!r}: {expected}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from . import native
+from .channelmap import Routes
 from .rings import ARMED, STOP, Rings, exchange, position
 from .soundfiles import read
 
@@ -73,6 +74,7 @@ class FileDevice:
     """
 
     steady = True
+    routes: Routes | None = None
 
     def __init__(self, path: Path, block: int, hop_seconds: float, sources: int) -> None:
         sound, self.sample_rate = read(path)

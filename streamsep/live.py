@@ -8,7 +8,11 @@ B frames in the very call that brings B, so the frames of that call cannot help 
 made a whole hop. That is B + H - g. Blocks smaller than a hop would leave the engine less than a hop's time to compute; what
 is missing, H - B, is added. The engine's own delay S counts one hop of gathering, so the hand-over adds prefill - H.
 
-That holds for blocks at even distances, as JACK's are. Sound systems behind plugins (ALSA's for PulseAudio and PipeWire)
+Blocks so long that this adds more than a hop (PipeWire's are 1024 by default) are long enough to work in: there the call waits
+for the worker, half a period at most, and gets the hops of its own block. Then a prefill of H is enough, and the hand-over adds
+nothing. What is not there by then is bridged like any late hop.
+
+All that holds for blocks at even distances, as JACK's are. Sound systems behind plugins (ALSA's for PulseAudio and PipeWire)
 deliver them in bursts: there the first blocks, still silent, are watched, and what they come apart is added in whole blocks.
 """
 
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from . import StreamsepError, native, stats, worker
+from .channelmap import Routes
 from .engine import Separator
 from .rings import (
     BRIDGED,
@@ -35,9 +40,11 @@ from .rings import (
     LOST,
     MAX_BLOCK,
     MISSED,
+    NANOSLEEP,
     OBSERVE,
     OPEN,
     OUTPUT_XRUNS,
+    PATIENCE,
     RUNNING,
     SAMPLE_RATE,
     STOP,
@@ -71,6 +78,7 @@ class Device(Protocol):
     in_channels: int
     out_channels: int
     steady: bool  # whether blocks come at even distances by design
+    routes: Routes | None  # where sources go; None: the usual way
 
     def start(self, rings: Rings) -> None:
         """Begin to exchange blocks with `rings`, still unarmed; MAX_BLOCK tells their size."""
@@ -114,11 +122,19 @@ class Latency:
         return {name: getattr(self, name) for name in ("algorithmic", "buffering", "device", "total")}
 
 
-def prefill(block: int, hop: int, spread: int = 0) -> int:
+def awaited(block: int, hop: int) -> bool:
+    """Whether blocks are so long that the device's call should wait for the worker (see the module's text)."""
+    return block - math.gcd(block, hop) > hop
+
+
+def prefill(block: int, hop: int, spread: int = 0, waits: bool = False) -> int:
     """Frames of silence that go out first, so that no hop of a worker in time is ever late (see the module's text).
 
     `spread` is how far apart blocks come from even distances, frames. A quarter of a block is left to the worker's margin.
+    `waits`: the device's call waits for the worker.
     """
+    if waits:
+        return hop
     bursts = math.ceil(max(0, spread - block // 4) / block)
     return block + hop - math.gcd(block, hop) + max(0, hop - block) + bursts * block
 
@@ -136,7 +152,7 @@ class Live:
         self.separator = separator
         capacity = int(RING_SECONDS * device.sample_rate) + 8 * separator.geometry.hop_length
         tap_channels = len(separator.sources) * separator.channels
-        self.rings = make_rings(capacity, device.in_channels, device.out_channels, tap_channels)
+        self.rings = make_rings(capacity, device.in_channels, device.out_channels, tap_channels, device.routes)
         self.times, self.handover = stats.histogram(), stats.histogram()
         self._granted: list[bool] = []  # real-time scheduling, to each thread
         self._threads: list[threading.Thread] = []
@@ -189,8 +205,9 @@ class Live:
             no block came within `timeout` seconds.
         """
         header = self.rings.header
+        header[SAMPLE_RATE] = self.device.sample_rate
         if native.AVAILABLE:
-            header[[GETTIME, SAMPLE_RATE]] = native.clock().gettime, self.device.sample_rate
+            header[[GETTIME, NANOSLEEP]] = native.clock()
         forget_device(self.rings)
         self.device.start(self.rings)
         end = time.monotonic() + timeout
@@ -204,7 +221,9 @@ class Live:
         hop = self.separator.geometry.hop_length
         # A second shows the rule, not its exceptions: where blocks may come in bursts, one of two is always allowed for.
         spread = 0 if self.device.steady else max(self.block, int(header[EARLIEST] - header[LATEST]))
-        self.prefill = prefill(self.block, hop, spread)
+        waits = self.device.steady and self.separator.native and awaited(self.block, hop)
+        header[PATIENCE] = 500_000_000 * self.block // self.device.sample_rate if waits else 0
+        self.prefill = prefill(self.block, hop, spread, waits)
         self.latency = Latency(
             algorithmic=self.separator.latency,
             buffering=self.prefill - hop,

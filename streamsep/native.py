@@ -212,3 +212,13 @@ def ort_run(typingctx, run, session, names_in, values_in, count_in, names_out, c
         return builder.call(function, [args[1], _I64(0), *args[2:]])
 
     return types.int64(*[types.int64] * 8), codegen
+
+
+@intrinsic
+def pointer(typingctx, address):
+    """`pointer(address)`: an address as a pointer, for `carray`."""
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen

@@ -31,17 +31,20 @@ def open_device(config: Config, model: Model) -> Device:
     names = [name for name in (config.input, config.output) if name not in (None, NONE)]
     prefixes = {name.partition(":")[0].upper() for name in names} & PREFIXES
     sources = model.contract.sources
-    jack = config.input, config.output, sources, config.rate, config.block
+    jack = config.input, config.output, sources, config.rate, config.block, config.wiring
     if JACK in prefixes or (not names and jackdevice.available()):
         return jackdevice.open_jack(*jack)
     if not prefixes and not any(map(str.isdecimal, names)) and jackdevice.available():
         with suppress(DeviceError):  # then the name is one of PortAudio's, or PortAudio says what there is
             return jackdevice.open_jack(*jack)
-    return PortAudioDevice(config.input, config.output, config.rate, config.block, _hop_seconds(model), len(sources))
+    wishes = config.wiring, config.host_api, config.clocks
+    return PortAudioDevice(config.input, config.output, config.rate, config.block, _hop_seconds(model), sources, *wishes)
 
 
 def reopen_device(config: Config, model: Model, before: Device) -> Device:
     """The same device once more, by its name, after it went away; DeviceError while it is not there."""
+    if isinstance(before, PortAudioDevice | jackdevice.JackDevice):
+        return before.again()
     return open_device(config, model)
 
 

@@ -23,18 +23,19 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .channelmap import Routes, default_routes
-from .native import load_acquire, monotonic_ns, store_release
+from .native import load_acquire, monotonic_ns, sleep_ns, store_release
 
 LAYOUT = 2
 HEADER = 96  # int64 places
 # Fixed once made.
 VERSION, CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS = range(5)
-# Of the clock by which the device's calls are noted: the address of clock_gettime (0: none), and the device's frames a second.
-GETTIME, SAMPLE_RATE = 5, 6
+# The device's frames a second; by which clock its calls are noted: the addresses of clock_gettime and nanosleep, 0 for none.
+GETTIME, SAMPLE_RATE, NANOSLEEP = 5, 6, 7
 # Positions, each with one writer.
 IN_WRITE, IN_READ, OUT_WRITE, OUT_READ, TAP_WRITE = 8, 16, 24, 32, 40
-# Written by the steering thread. ARMED: blocks count; OPEN: sound goes out; OBSERVE: note how evenly blocks come.
-ARMED, STOP, OBSERVE, OPEN = 48, 49, 50, 51
+# Written by the steering thread. ARMED: blocks count; OPEN: sound goes out; OBSERVE: note how evenly blocks come; PATIENCE: ns
+# that a call of the device waits at most for the hops in its own block.
+ARMED, STOP, OBSERVE, OPEN, PATIENCE = 48, 49, 50, 51, 52
 # Written by the device. WHEN: ns of the last call; LEVEL: of the fade, 0 to FULL; HELD: position of the last frame played.
 CALLS, MAX_BLOCK, INPUT_XRUNS, OUTPUT_XRUNS, MISSED, WHEN, LEVEL, HELD = range(56, 64)
 SINCE, SEEN, EARLIEST, LATEST = range(72, 76)
@@ -43,6 +44,7 @@ RUNNING, LATE, LOST, BRIDGED = range(64, 68)
 TOKEN = 80  # who has the hop
 
 FULL = 1 << 16
+NAP = 50_000  # ns between two looks of a call that waits
 GAP_FRAMES = 64  # the last frame fades over so many where sound is missing: an edge would click
 OPEN_SECONDS, CLOSE_SECONDS = 0.005, 0.02  # fades at the start, after a gap, and at the end
 
@@ -58,9 +60,7 @@ class Rings(NamedTuple):
     routes: Routes
 
 
-def make_rings(
-    capacity: int, in_channels: int, out_channels: int, tap_channels: int, routes: Routes | None = None
-) -> Rings:
+def make_rings(capacity: int, in_channels: int, out_channels: int, tap_channels: int, routes: Routes | None = None) -> Rings:
     """Empty rings that hold at least `capacity` frames each; sources go to outputs by `routes` (None: the usual way)."""
     capacity = 1 << (capacity - 1).bit_length()
     sizes = [4 * capacity * c for c in (in_channels, out_channels, tap_channels)]
@@ -132,11 +132,13 @@ def publish(header, place, value):  # type: ignore[no-untyped-def]
 def exchange(header, inward, outward, x, y):  # type: ignore[no-untyped-def]
     """One device block: record `x` `[shape=(frames, in_channels)]`, play into `y` `[shape=(frames, out_channels)]`.
 
-    Copies and counts; never waits.
+    Copies and counts; it waits for nothing, but for a worker that has PATIENCE's time to do so.
     """
     frames = max(x.shape[0], y.shape[0])
     if note_call(header, frames):
         record(header, inward, x, frames)
+        if header[PATIENCE]:
+            await_worker(header, frames)
         play(header, outward, y, frames)
     else:
         y[:] = 0
@@ -164,6 +166,14 @@ def record(header, inward, x, frames):  # type: ignore[no-untyped-def]
     for n in range(x.shape[0]):
         inward[(write + n) & wrap] = x[n]
     publish(header, IN_WRITE, write + frames)
+
+
+@njit(nogil=True, cache=True)
+def await_worker(header, frames):  # type: ignore[no-untyped-def]
+    """Until the next `frames` are there, or PATIENCE is at its end."""
+    end = header[WHEN] + header[PATIENCE]
+    while position(header, OUT_WRITE) - header[OUT_READ] < frames and monotonic_ns(header[GETTIME]) < end:
+        sleep_ns(header[NANOSLEEP], NAP)
 
 
 @njit(nogil=True, cache=True)
@@ -283,7 +293,7 @@ def route(routes, y, n, frame):  # type: ignore[no-untyped-def]
     """
     frame[:] = 0
     for r in range(routes.weight.size):
-        frame[routes.index[r, 2]] += y[routes.index[r, 0], routes.index[r, 1], n] * routes.weight[r]
+        frame[routes.where[r, 2]] += y[routes.where[r, 0], routes.where[r, 1], n] * routes.weight[r]
 
 
 # ---------------------------------------------------------------------------------------------------------- listener side

@@ -32,6 +32,7 @@ from .rings import (
     MAX_BLOCK,
     OUT_READ,
     OUT_WRITE,
+    PATIENCE,
     RUNNING,
     SAMPLE_RATE,
     STOP,
@@ -105,7 +106,7 @@ def stand_by(s, rings, clock, margin, pause):  # type: ignore[no-untyped-def]
                 bridge(s, rings)
             publish(header, TOKEN, IDLE)
         else:
-            native.sleep_ns(clock.nanosleep, min(margin // 4, pause))
+            native.sleep_ns(clock.nanosleep, min(margin // 2, pause))
 
 
 @njit(nogil=True, cache=True)
@@ -135,9 +136,10 @@ def dry_at(header):  # type: ignore[no-untyped-def]
     block, rate = header[MAX_BLOCK], header[SAMPLE_RATE]
     if position(header, ARMED) == 0 or block == 0:
         return NEVER
-    when = position(header, WHEN)
-    calls = (position(header, OUT_WRITE) - position(header, OUT_READ)) // block + 1
-    return when + calls * block * 1_000_000_000 // rate
+    when, calls = position(header, WHEN), (position(header, OUT_WRITE) - position(header, OUT_READ)) // block
+    if calls <= 0 and header[PATIENCE]:  # it waits at this moment, or did
+        return when + header[PATIENCE]
+    return when + (calls + 1) * block * 1_000_000_000 // rate
 
 
 def work_in_python(separator: Separator, rings: Rings, pause: int, times, handover) -> None:  # type: ignore[no-untyped-def]

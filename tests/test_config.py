@@ -24,6 +24,9 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
         ("provider = 'tpu'", "provider='tpu': expected 'auto', 'cpu' or 'cuda'"),
         ("duration = 0", "duration=0"),
         ("= 3", "not TOML"),
+        ("input_channels = [0]", "input_channels=[0]: expected channels from 1 to 64, such as 1,2"),
+        ("[output_channels]\nvocals = [1, 1]", "output_channels={'vocals': [1, 1]}: expected each channel once"),
+        ("clocks = 'three'", "clocks='three': expected 'auto', 'one' or 'two'"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path, text, says):
@@ -33,6 +36,16 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, text, says):
         load(path, {})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_channels_are_the_same_as_words_and_as_toml(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("input_channels = [3, 4]\n[output_channels]\nvocals = [1, 2]\nmix = 3\n[host_api]\nexclusive = true\n")
+    config = load(path, {})
+    assert config.wiring == load(None, {"input_channels": "3,4", "output_channels": "vocals=1,2; mix=3"}).wiring
+    assert config.wiring.inputs == (3, 4)
+    assert config.wiring.outputs == {"vocals": (1, 2), "mix": (3,)}
+    assert config.host_api == {"exclusive": True}
 
 
 def test_missing_file(tmp_path):

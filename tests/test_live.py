@@ -42,14 +42,14 @@ def expected(model, x, rate, live):
     return np.pad(y, ((0, 0), (0, 0), (delay, 0)))
 
 
-@pytest.mark.parametrize("block", [0, 100, 128, 1024])
+@pytest.mark.parametrize("block", [0, 16, 100, 128, 700, 1024, 4096])
 def test_live_equals_offline_shifted_by_the_latency(live, song, song_file, block):
     x, rate = song
-    played, run = play(live, song_file, block)
-    report = run.report()
-    if report["late"]:  # the machine was busy elsewhere; a sample that is late is not a sample that is wrong
+    for _ in range(3):
         played, run = play(live, song_file, block)
         report = run.report()
+        if not report["late"]:  # else the machine was busy elsewhere: a sample that is late is not a sample that is wrong
+            break
     y = expected(live, x[:, : 4 * rate], rate, run)
     n = played.shape[1]
     np.testing.assert_array_equal(played[:2], y[0][:, :n])
@@ -57,8 +57,17 @@ def test_live_equals_offline_shifted_by_the_latency(live, song, song_file, block
     assert report["late"] == report["lost"] == report["missed_blocks"] == 0
     assert report["hops"] >= 4 * rate // 384
     assert report["latency_ms"]["total"] == pytest.approx(1e3 * run.latency.total / rate, abs=1e-3)
-    assert run.latency.buffering <= max(384, run.block)
+    assert 0 <= run.latency.buffering <= 384  # at most one hop, whatever the block
     assert 0 < report["step_ms"]["p50"] <= report["step_ms"]["p99"] <= report["step_ms"]["max"]
+
+
+def play_in_time(*arguments, **settings):
+    """`play`, again when the machine was held up elsewhere: the understudy is a thread, too."""
+    for _ in range(3):
+        played, run = play(*arguments, **settings)
+        if not run.report()["missed_blocks"]:
+            break
+    return played, run
 
 
 def stall(milliseconds, seconds):
@@ -79,7 +88,7 @@ def test_late_hops_are_bridged_and_the_delay_stays(live, song, song_file, millis
     """Through a network far too slow for two seconds the sum of the sources is the delayed input, to the last bit of rounding;
     before, and some seconds after, each source is what it would have been."""
     x, rate = song
-    played, run = play(live, song_file, 128, seconds=6.0, start=4.0, during=stall(milliseconds, 2.0), slow=True)
+    played, run = play_in_time(live, song_file, 128, seconds=6.0, start=4.0, during=stall(milliseconds, 2.0), slow=True)
     report = run.report()
     x = x[:, 4 * rate : 10 * rate]
     delay = run.latency.total
@@ -105,7 +114,7 @@ def test_a_bridge_has_no_edges(live, tmp_path):
     chord = sum(0.1 * np.sin(2 * np.pi * f * t) for f in (220, 277.2, 329.6))
     path = tmp_path / "chord.wav"
     soundfile.write(path, np.stack([chord, chord], 1), rate, subtype="FLOAT")
-    played, run = play(live, path, 128, seconds=6.0, during=stall(80, 2.0), slow=True)
+    played, run = play_in_time(live, path, 128, seconds=6.0, during=stall(80, 2.0), slow=True)
     assert run.report()["bridged"] > 200
     for source in (played[0], played[2]):
         y = source[int(1.2 * rate) : int(4.5 * rate)].astype(np.float64)

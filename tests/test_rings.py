@@ -5,8 +5,9 @@ import threading
 import numpy as np
 import pytest
 
+from streamsep import native
 from streamsep import rings as R
-from streamsep.live import prefill
+from streamsep.live import awaited, prefill
 
 
 def frames(first, count, channels):
@@ -52,7 +53,7 @@ def test_prefill_is_enough_and_not_more_than_promised(block, hop):
     """A worker that needs a whole hop's time (or a block's, if that is longer) is never late and the delay is `prefill`."""
     rings = R.make_rings(8 * (block + hop), 1, 1, 2)
     fill = prefill(block, hop)
-    assert fill - hop <= max(hop, block)
+    assert fill - hop <= hop or awaited(block, hop)
     arm(rings, fill)
     x = np.zeros((1, hop), np.float32)
     played, due = [], []
@@ -90,6 +91,28 @@ def test_a_late_hop_is_counted_and_leaves_no_delay_behind():
     expected[back:risen] *= np.linspace(0, 1, risen - back + 1)[1:]
     np.testing.assert_allclose(out, expected, rtol=1e-3, atol=0.5)
     np.testing.assert_array_equal(out[risen:], expected[risen:])
+
+
+def test_a_call_waits_for_the_worker_as_long_as_it_may():
+    clock = native.clock()
+    rings = R.make_rings(4096, 1, 1, 2)
+    rings.header[[R.SAMPLE_RATE, R.GETTIME, R.NANOSLEEP, R.PATIENCE]] = 48_000, clock.gettime, clock.nanosleep, 200_000_000
+    arm(rings, 64)
+    x = np.zeros((1, 64), np.float32)
+
+    def work():
+        for _ in range(16):
+            while not R.take(rings, x):
+                pass
+            R.put(rings, np.stack([x, 0 * x]))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    out = np.concatenate([swap(rings, frames(1 + 1024 * k, 1024, 1), 1) for k in range(2)])[:, 0]
+    thread.join()
+    # The hops of the first block came in time for its own call; those of the second never came.
+    np.testing.assert_array_equal(out[64:1088], np.arange(1, 1025))
+    assert rings.header[R.MISSED] == 1
 
 
 def test_it_fades_in_and_out():
