@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What the tests drive for real: a sound server, PortAudio, an OSC client.
-APT := python3-venv libportaudio2 jackd2 liblo-tools
+APT := python3-venv libportaudio2 jackd2 pipewire pipewire-jack liblo-tools
 
 .PHONY: demo test lint bench docs song clean
 

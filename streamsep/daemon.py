@@ -10,10 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from . import StreamsepError, native
 from . import model as models
-from . import native
 from .config import Config, ConfigError
 from .device import NONE, DeviceError
 from .engine import Separator
@@ -22,6 +23,7 @@ from .live import Device, Live, LiveError
 from .opening import open_device, path_of, reopen_device
 from .osc import OscServer
 from .recorder import Recorder, RecorderError
+from .rings import Rings
 from .soundfiles import write
 
 Report = dict[str, object]
@@ -59,22 +61,26 @@ class Daemon:
         self.live = self._build(open_device(config, self._model))
         self._osc = OscServer(self.live.separator, self.live.rings, config.osc_host, config.osc_port, self.status)
         self._recorder = self._new_recorder()
+        self._recorder_said = ""
         self._wanted: Config | None = None
         self._stop = threading.Event()
         self.memory_locked = ""
 
     def _build(self, device: Device) -> Live:
-        """An engine for `device`, with the gains of the configuration."""
         try:
-            separator = Separator(self._model, device.sample_rate, device.in_channels, self.config.provider)
+            return Live(self._engine(device.sample_rate, device.in_channels), device)
         except ValueError as error:
             raise DeviceError(f"{device.name} does not fit the engine: {error}") from error
-        try:
-            for source, db in self.config.gain.items():
+
+    def _engine(self, sample_rate: int, channels: int) -> Separator:
+        """An engine with the gains of the configuration."""
+        separator = Separator(self._model, sample_rate, channels, self.config.provider)
+        for source, db in self.config.gain.items():
+            try:
                 separator.set_gain(source, db)
-        except ValueError as error:
-            raise ConfigError(f"gain: {error}") from error
-        return Live(separator, device)
+            except ValueError as error:
+                raise ConfigError(f"gain: {error}") from error
+        return separator
 
     # ----------------------------------------------------------------------------------------------------------- its life
 
@@ -90,27 +96,32 @@ class Daemon:
             try:
                 if not stop.is_set():
                     self.live.open()
-                    announce(self.describe() | {"osc": f"{self.config.osc_host}:{self._osc.port}"})
+                    if self.config.record:
+                        self._recorder.start()
+                    osc = f"{self.config.osc_host}:{self._osc.port}"
+                    announce(self.describe() | {"osc": osc, "recording": self.recording})
                     self._go()
                     self._serve(time.monotonic() + (self.config.duration or float("inf")))
             finally:
                 self.live.stop()
-                self._recorder.stop()
+                self._end_take()
         self._keep_file()
-        return self.describe() | self.live.report() | {"reopened": self.reopened, "osc": self._osc.counts}
+        more = {"reopened": self.reopened, "recorded": self._recorder.counts, "osc": self._osc.counts}
+        return self.describe() | self.live.report() | more
 
     def _go(self) -> None:
         """Let sound through a device that is open."""
         self.live.start()
         self.state = "running"
-        if self.config.record and not self._recorder.recording:
-            self.record(True)
 
     def _serve(self, end: float) -> None:
         """The main loop."""
         while not self._over(end, _TICK):
             device = self.live.device
-            if isinstance(device, FileDevice):
+            self._hear_recorder()
+            if self._wanted:
+                self._change(end)
+            elif isinstance(device, FileDevice):
                 if device.finished:
                     return
             elif device.finished or self.live.silent_for() > _SILENT:
@@ -121,16 +132,19 @@ class Daemon:
     def _over(self, end: float, pause: float) -> bool:
         return self._stop.wait(min(pause, max(0.0, end - time.monotonic()))) or time.monotonic() >= end
 
-    # ---------------------------------------------------------------------------------------------------- devices come and go
+    # --------------------------------------------------------------------------------------- devices and models come and go
 
     def _regain(self, end: float, reason: str) -> None:
-        """Wait for the device, and go on with it."""
+        """Wait for the device, and go on with it; `reason` says why, "" where that is known."""
         self.state = "device lost"
-        self._tell(f"{reason}: waiting for it to come back")
+        if reason:
+            self._tell(f"{reason}: waiting for it to come back")
         self.live.stop()
         while not self._reopen():
             if self._over(end, _RETRY):
                 return
+        if not reason:
+            return
         self.reopened += 1
         total = self.live.latency.ms()["total"]
         self._tell(f"{self.live.device.name} is back: sound goes on, latency {total:.1f} ms")
@@ -139,7 +153,7 @@ class Daemon:
         """Whether the device is there again, and delivers."""
         try:
             device = reopen_device(self.config, self._model, self.live.device)
-            if self.live.fits(device):
+            if self.live.separator.model is self._model and self.live.fits(device):
                 self.live.replace(device)
             else:
                 self._replace_live(self._build(device))
@@ -154,9 +168,52 @@ class Daemon:
     def _replace_live(self, live: Live) -> None:
         """Another engine, because the rate or the channels are others: recording and listeners begin anew."""
         live.prepare()
-        self._recorder.stop()
+        recorded = self._recorder.recording
+        self._end_take()
         self.live = live
         self._recorder = self._new_recorder()
+        if recorded:
+            with suppress(ValueError):  # it was told
+                self.record(True)
+
+    def choose(self, *, model: str | None = None, input: str | None = None, output: str | None = None) -> None:
+        """Begin to change to another model or device, and return; ValueError where that cannot be.
+
+        The sound pauses for it. Where the device does not open, the one before goes on.
+        """
+        if isinstance(self.live.device, FileDevice):
+            raise ValueError("a file is being played: model and devices stay until its end")
+        changes = {"model": model, "input": input, "output": output}
+        wanted = (self._wanted or self.config).model_copy(update={k: v for k, v in changes.items() if v is not None})
+        if model is not None:
+            try:
+                models.load(model)
+            except StreamsepError as error:
+                raise ValueError(str(error)) from error
+        self._wanted = wanted
+
+    def _change(self, end: float) -> None:
+        """To the model and device that are wanted; back where that fails."""
+        before = self.config, self._model
+        assert self._wanted
+        self.config, self._wanted = self._wanted, None
+        self.state = "changing"
+        try:
+            self._model = models.load(self.config.model)
+            separator = self._engine(self.live.separator.sample_rate, self.live.separator.channels)
+            self.live.stop()
+            device = open_device(self.config, self._model)
+            if (separator.sample_rate, separator.channels) != (device.sample_rate, device.in_channels):
+                separator = self._engine(device.sample_rate, device.in_channels)
+            self._replace_live(Live(separator, device))
+            self.live.open(_BACK_WITHIN)
+        except (StreamsepError, OSError) as error:
+            self.config, self._model = before
+            self._tell(f"no change: {error}")
+            self._regain(end, "")
+        else:
+            self._go()
+            self._tell(f"now {self._model.contract.name} on {self.live.device.name}")
 
     def _keep_file(self) -> None:
         device = self.live.device
@@ -176,17 +233,32 @@ class Daemon:
         return str(self._recorder.folder) if self._recorder.recording else ""
 
     def record(self, on: bool) -> bool:
-        """Begin a take, or end the one that runs; whether one runs then."""
+        """Begin a take, or end the one that runs; whether one runs then. ValueError where none can begin."""
         if on and not self._recorder.recording:
             try:
                 self._recorder.start()
             except (RecorderError, OSError) as error:
                 self._tell(f"no recording: {error}")
-            else:
-                self._tell(f"recording to {self._recorder.folder}")
+                raise ValueError(str(error)) from error
+            self._tell(f"recording to {self._recorder.folder}")
         elif not on:
-            self._recorder.stop()
+            self._end_take()
         return self._recorder.recording
+
+    def _end_take(self) -> None:
+        """End the take that runs, if one does, and tell what came of it."""
+        running = self._recorder.recording
+        self._recorder.stop()
+        self._hear_recorder()
+        if running:
+            self._tell(self._recorder.summary())
+
+    def _hear_recorder(self) -> None:
+        """Tell, once, that a recording ended early."""
+        if self._recorder.error != self._recorder_said:
+            self._recorder_said = self._recorder.error
+            if self._recorder.error:
+                self._tell(f"the recording ended: {self._recorder.error}; sound goes on")
 
     # ------------------------------------------------------------------------------------------------------------- figures
 
@@ -209,6 +281,30 @@ class Daemon:
             "latency_ms": live.latency.ms(),
             "latency_samples": live.latency.samples(),
         }
+
+    @property
+    def separator(self) -> Separator:
+        """The engine that sounds now."""
+        return self.live.separator
+
+    @property
+    def rings(self) -> Rings:
+        """The engine's rings."""
+        return self.live.rings
+
+    @property
+    def model(self) -> str:
+        """The model's name or file, as `choose` takes it."""
+        return self.config.model
+
+    @property
+    def devices(self) -> tuple[str, str]:
+        """Input and output device, as `choose` takes them; "" is the system's own."""
+        return self.config.input or "", self.config.output or ""
+
+    def quit(self) -> None:
+        """End, soon."""
+        self._stop.set()
 
     def status(self) -> dict[str, int | float | str]:
         """All figures, flat, for OSC."""

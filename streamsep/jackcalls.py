@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import carray, cfunc, int64, njit, types
 from numba.extending import intrinsic
 
-from .native import sleep_ns
-from .rings import ARMED, CAPACITY, HEADER, INPUT_XRUNS, OUT_READ, OUT_WRITE, exchange, position, publish
+from .native import monotonic_ns, sleep_ns
+from .rings import ARMED, CAPACITY, GETTIME, HEADER, INPUT_XRUNS, OUT_READ, OUT_WRITE, WHEN, exchange, position, publish
 
 MAX_FRAMES, MAX_INPUTS, MAX_OUTPUTS = 8192, 8, 64  # of one block; of ports
 CAPTURE, PLAYBACK = 0, 1  # jack_latency_callback_mode_t
@@ -78,6 +78,13 @@ def wait_for_worker(state, header, frames):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def allow_time(header):  # type: ignore[no-untyped-def]
+    """Nothing is due soon: or the understudy would step in for a worker that is waited for."""
+    if header[GETTIME]:
+        publish(header, WHEN, monotonic_ns(header[GETTIME]) + _PATIENCE_NS)
+
+
+@njit(nogil=True, cache=True)
 def through_rings(state, x, y):  # type: ignore[no-untyped-def]
     """`exchange` with the rings at the address in `state`."""
     rings = _pointer(state[RINGS])
@@ -87,8 +94,11 @@ def through_rings(state, x, y):  # type: ignore[no-untyped-def]
     inward = samples[: capacity * inputs].reshape(capacity, inputs)
     outward = samples[capacity * inputs :].reshape(capacity, outputs)
     if state[FREEWHEELING]:
+        allow_time(header)
         wait_for_worker(state, header, x.shape[0])
     exchange(header, inward, outward, x, y)
+    if state[FREEWHEELING]:
+        allow_time(header)
 
 
 @cfunc(types.int32(types.uint32, types.voidptr), cache=True)
@@ -171,6 +181,12 @@ def shutdown(code, reason, memory):  # type: ignore[no-untyped-def]
         if text[i] == 0:
             break
     publish(state, GONE, 1)
+
+
+@cfunc(types.void(types.voidptr), cache=True)
+def end(memory):  # type: ignore[no-untyped-def]
+    """JackShutdownCallback: the older form of `shutdown`, the only one that PipeWire calls."""
+    publish(carray(memory, STATE, np.int64), GONE, 1)
 
 
 @cfunc(types.void(types.voidptr), cache=True)

@@ -1,221 +1,43 @@
 """JACK without PortAudio between: a client named `streamsep`, its ports in the graph, and their sound on the rings.
 
-It speaks the plain client API, which PipeWire's libjack answers as jackd's does; what libjack calls back is `jackcalls`. It
-knows nothing of engines, models or settings. JACK's library is loaded on first use, not on import.
-
-What libjack asks of a server that is stopped or hung may never be answered, and meanwhile it holds a lock that all clients of
-the process share. So nothing that needs the server is called outside `_within`, which gives up after some seconds.
+What libjack calls back is compiled (`jackcalls`); what is in the graph, and how libjack is asked without hanging with a server
+that hangs, is `jackgraph`'s. It knows nothing of engines, models or settings.
 """
 
 from __future__ import annotations
 
-import ctypes
+import atexit
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from functools import cache
-from types import ModuleType
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from . import jackcalls as calls
 from . import native
-from .device import NONE, DeviceError, DeviceInfo
+from .channelmap import MIX, Routes, Wiring
+from .device import NONE, DeviceError
+from .jackgraph import (
+    CLIENT,
+    HOST_API,
+    SECONDS,
+    available,
+    client_of,
+    connect,
+    devices,
+    find_ports,
+    libjack,
+    ports_for,
+    unanswered,
+    within,
+)
 from .rings import IN_CHANNELS, OUT_CHANNELS, Rings, position, publish
 
-CLIENT = "streamsep"  # the server makes it streamsep-01 where that is taken
-HOST_API = "JACK"
-SECONDS = 3.0  # for the server to answer; it does within some periods
+__all__ = ["JackDevice", "available", "devices", "find_ports", "open_jack"]
+
 _QUIT_SECONDS = 0.1  # libjack's thread that told of the server's end takes less to end itself
-
-_Result = TypeVar("_Result")
-
-
-# ------------------------------------------------------------------------------------------------------------ the library
-
-
-class _Range(ctypes.Structure):
-    _fields_ = (("least", ctypes.c_uint32), ("most", ctypes.c_uint32))
-
-
-class _Library:
-    """libjack as JACK-Client loaded it, and those of its functions that JACK-Client does not declare."""
-
-    def __init__(self, jack: ModuleType) -> None:
-        self.jack, self.ffi = jack, jack._ffi
-        self.c = ctypes.CDLL(jack._libname)
-        self.c.jack_port_get_latency_range.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Range)]
-        self.c.jack_set_latency_callback.argtypes = [ctypes.c_void_p] * 3
-        self.c.jack_recompute_total_latencies.argtypes = [ctypes.c_void_p]
-        for setter in (self.c.jack_set_error_function, self.c.jack_set_info_function):
-            setter.argtypes = [ctypes.c_void_p]
-            setter(calls.ignore.address)
-
-    def function(self, name: str) -> int:
-        """The address of one of libjack's functions."""
-        return ctypes.cast(getattr(self.c, name), ctypes.c_void_p).value or 0
-
-    def address(self, pointer: Any) -> int:
-        """The address in one of JACK-Client's pointers."""
-        return int(self.ffi.cast("uintptr_t", pointer))
-
-    def latency(self, port: Any, mode: int) -> int:
-        """The longest latency of `port`, samples."""
-        span = _Range()
-        self.c.jack_port_get_latency_range(self.address(port._ptr), mode, ctypes.byref(span))
-        return int(span.most)
-
-
-@cache
-def _library() -> _Library:
-    """JACK's library; DeviceError where there is none."""
-    try:
-        import jack
-    except (ImportError, OSError) as error:
-        raise DeviceError(
-            "JACK's library is not installed: apt install libjack-jackd2-0 or pipewire-jack (Debian, Ubuntu), "
-            "brew install jack (macOS)"
-        ) from error
-    return _Library(jack)
-
-
-_unanswered: list[threading.Thread] = []  # questions that were given up; while one waits, nobody in this process is answered
-
-
-def _within(seconds: float, ask: Callable[[], _Result]) -> _Result:
-    """What `ask` returns or raises; DeviceError if that takes longer than `seconds`, or an earlier question still waits."""
-    answers: list[_Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except BaseException as error:
-            errors.append(error)
-
-    if not any(thread.is_alive() for thread in _unanswered):
-        thread = threading.Thread(target=run, name="streamsep-jack", daemon=True)
-        thread.start()
-        thread.join(seconds)
-        _unanswered[:] = [thread] if thread.is_alive() else []
-    if _unanswered:
-        raise DeviceError(f"the JACK server does not answer within {seconds:g} s: is it stopped or hung? Start it again")
-    if errors:
-        raise errors[0]
-    return answers[0]
-
-
-def _connect(name: str) -> Any:
-    """A new client of a server that runs already; DeviceError if there is none."""
-    library = _library()
-    try:
-        return library.jack.Client(name, no_start_server=True)
-    except library.jack.JackError as error:
-        raise DeviceError(
-            "no JACK server runs: start jackd or PipeWire (`jack_lsp` shows it), or use another device"
-        ) from error
-
-
-# ---------------------------------------------------------------------------------------------------------- what there is
-
-
-def available() -> bool:
-    """Whether a JACK server runs and answers. Starts none and prints nothing."""
-    try:
-        _within(SECONDS, lambda: _connect(f"{CLIENT}-look").close())
-    except DeviceError:
-        return False
-    return True
-
-
-def devices() -> list[DeviceInfo]:
-    """The graph's clients that have audio ports, as devices; none where no server runs.
-
-    Their index is -1: clients come and go, they are chosen by name.
-    """
-    try:
-        return _within(SECONDS, _list)
-    except DeviceError:
-        return []
-
-
-def _list() -> list[DeviceInfo]:
-    client = _connect(f"{CLIENT}-look")
-    try:
-        sources, sinks = _ports(client, "input"), _ports(client, "output")
-        cards = [_client_of(next(iter(_card(ports)), "")) for ports in (sources, sinks)]
-        return [
-            DeviceInfo(
-                index=-1,
-                name=name,
-                host_api=HOST_API,
-                in_channels=len(_of_client(name, sources)),
-                out_channels=len(_of_client(name, sinks)),
-                default_sample_rate=client.samplerate,
-                default_input=name == cards[0],
-                default_output=name == cards[1],
-            )
-            for name in dict.fromkeys(map(_client_of, sources | sinks))
-        ]
-    finally:
-        client.close()
-
-
-def _ports(client: Any, kind: str) -> dict[str, bool]:
-    """What can be connected to the inputs ("input") or outputs of `client`, in the server's order: names, whether physical."""
-    found = client.get_ports(is_audio=True, is_output=kind == "input", is_input=kind == "output")
-    return {port.name: port.is_physical for port in found if _client_of(port.name) != client.name}
-
-
-def _client_of(port: str) -> str:
-    return port.partition(":")[0]
-
-
-def _of_client(name: str, ports: dict[str, bool]) -> list[str]:
-    return [port for port in ports if _client_of(port).lower() == name.lower()]
-
-
-def _card(ports: dict[str, bool]) -> list[str]:
-    """The first sound card's; PipeWire lists the default one first."""
-    physical = [port for port, is_physical in ports.items() if is_physical]
-    return [port for port in physical if _client_of(port) == _client_of(physical[0])]
-
-
-def find_ports(name: str | None, kind: str, ports: dict[str, bool]) -> list[str]:
-    """Those of `ports` (names, whether physical) that `name` means, for `kind` "input" or "output".
-
-    Without a name the first sound card's, for "none" no port; else a client's, ports with commas between, those of a pattern
-    with `*`, or those that hold all its words, if they are one client's.
-
-    Raises
-    ------
-    DeviceError
-        no port, or several clients'.
-    """
-    if name is None or name == NONE:
-        return [] if name else _card(ports)
-    listed = [part.strip() for part in name.split(",")]
-    if set(listed) <= set(ports):
-        return listed
-    if "*" in name:
-        found = [port for port in ports if fnmatchcase(port.lower(), name.lower())]
-    else:
-        words = name.lower().split()
-        found = _of_client(name, ports) or [port for port in ports if all(word in port.lower() for word in words)]
-    clients = list(dict.fromkeys(map(_client_of, found)))
-    if not found or (len(clients) > 1 and "*" not in name):
-        problem = f"means {len(clients)} clients" if clients else "is unknown"
-        known = ", ".join(clients or dict.fromkeys(map(_client_of, ports))) or "(no client has such ports)"
-        raise DeviceError(
-            f"{kind} device {name!r} {problem}: expected one of {known}, ports as `jack_lsp` lists them, "
-            f"or {NONE!r} to connect it yourself"
-        )
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------------- the device
 
 
 class JackDevice:
@@ -230,8 +52,9 @@ class JackDevice:
         the stems' names.
     sample_rate, block
         refused where the server's are others: they belong to all its clients.
-    channels
-        input ports, 1 to 8; None: as many as `source` has, up to 2.
+    wiring
+        which of the ports that `source` and `sink` mean, counted from 1; its inputs are the input ports, 1 to 8. Without:
+        as many as `source` has, up to 2.
 
     Raises
     ------
@@ -240,6 +63,7 @@ class JackDevice:
     """
 
     steady = True  # JACK's periods come at even distances
+    routes: Routes | None = None  # a pair of ports for each source; the graph does the rest
 
     def __init__(
         self,
@@ -248,29 +72,33 @@ class JackDevice:
         sources: Sequence[str],
         sample_rate: int | None = None,
         block: int = 0,
-        channels: int | None = None,
+        wiring: Wiring | None = None,
     ) -> None:
-        if not 1 <= (channels or 1) <= calls.MAX_INPUTS:
-            raise DeviceError(f"channels={channels}: expected 1 to {calls.MAX_INPUTS}")
         if not 1 <= len(sources) <= calls.MAX_OUTPUTS // 2:
             raise DeviceError(f"{len(sources)} sources: expected 1 to {calls.MAX_OUTPUTS // 2}")
+        self._arguments = source, sink, sources, None, 0, wiring
         self._state = np.zeros(calls.STATE, np.int64)
+        self._wiring = wiring or Wiring()
+        self._wires: list[tuple[int, str]] | None = None  # at the end of the device before: own port's number, other's name
         self._ports: list[Any] = []
+        self._entered = False
         self._memory: list[object] = []  # what the callbacks work on lives as long as they may be called
         self._latency = 0.0
-        self._client: Any = _within(SECONDS, lambda: _connect(CLIENT))
+        self._client: Any = within(SECONDS, lambda: connect(CLIENT))
         try:
             self._read_server(sample_rate, block)
-            self._from = find_ports(source, "input", _ports(self._client, "input"))
-            self._to = find_ports(sink, "output", _ports(self._client, "output"))
+            self._from = find_ports(source, "input", ports_for(self._client, "input"))
+            self._to = find_ports(sink, "output", ports_for(self._client, "output"))
             self.client = str(self._client.name)
+            self._check_wiring(sources)
         except DeviceError:
             self.stop()
             raise
-        self.in_channels, self.out_channels = channels or min(2, len(self._from) or 2), 2 * len(sources)
+        self.in_channels, self.out_channels = len(self._wiring.inputs) or min(2, len(self._from) or 2), 2 * len(sources)
+        self._sources = tuple(sources)
         self._names = [f"input_{i + 1}" for i in range(self.in_channels)]
         self._names += [f"{stem}_{i}" for stem in sources for i in (1, 2)]
-        ends = [_client_of(ports[0]) if ports else NONE for ports in (self._from, self._to)]
+        ends = [client_of(ports[0]) if ports else NONE for ports in (self._from, self._to)]
         self.name = f"{ends[0]} -> {ends[1]} ({HOST_API}, client {self.client})"
 
     def _read_server(self, sample_rate: int | None, block: int) -> None:
@@ -287,6 +115,16 @@ class JackDevice:
         if self.block > calls.MAX_FRAMES:
             raise DeviceError(f"the JACK server's block={self.block}: expected up to {calls.MAX_FRAMES} frames")
 
+    def _check_wiring(self, sources: Sequence[str]) -> None:
+        inputs, outputs = self._wiring.inputs, self._wiring.outputs
+        if len(inputs) > calls.MAX_INPUTS or (self._from and max(inputs, default=0) > len(self._from)):
+            raise DeviceError(f"input channels {inputs}: expected 1 to {calls.MAX_INPUTS} of {len(self._from)}: {self._from}")
+        if self._to and self._wiring.highest_output > len(self._to):
+            raise DeviceError(f"output channel {self._wiring.highest_output}: expected 1 to {len(self._to)}: {self._to}")
+        for name in outputs:
+            if name not in (*sources, MIX):
+                raise DeviceError(f"output channels of {name!r}: expected one of {', '.join((*sources, MIX))}")
+
     # ----------------------------------------------------------------------------------------------------- start and stop
 
     def start(self, rings: Rings) -> None:
@@ -298,16 +136,16 @@ class JackDevice:
                 f"{self.out_channels} out, got {channels}"
             )
         try:
-            _within(SECONDS, lambda: self._enter(rings))
+            within(SECONDS, lambda: self._enter(rings))
         except DeviceError:
             self.stop()
             raise
-        except _library().jack.JackError as error:
+        except libjack().jack.JackError as error:
             self.stop()
             raise DeviceError(f"{self.name} does not start: {error}; is the JACK server still running?") from error
 
     def _enter(self, rings: Rings) -> None:
-        library, client, state = _library(), self._client, self._state
+        library, client, state = libjack(), self._client, self._state
         scratch = np.zeros(calls.MAX_FRAMES * (self.in_channels + self.out_channels), np.float32)
         self._memory = [rings, scratch]
         self.block = int(client.blocksize)
@@ -323,12 +161,15 @@ class JackDevice:
             self._ports.append(ports.register(name))
             state[calls.PORTS + i] = library.address(self._ports[i]._ptr)
         self._set_callbacks()
+        atexit.register(self.stop)  # or libjack would call compiled code that Python has freed
         client.activate()
-        for one, other in self._wires():
-            client.connect(one, other)
+        for number, other in self._wanted() if self._wires is None else self._remembered():
+            mine = self._ports[number].name
+            client.connect(*((other, mine) if number < self.in_channels else (mine, other)))
+        self._entered = True
 
     def _set_callbacks(self) -> None:
-        library, client = _library(), self._client._ptr
+        library, client = libjack(), self._client._ptr
         lib, cast = library.jack._lib, library.ffi.cast
         for setter, kind, function in (
             (lib.jack_set_process_callback, "JackProcessCallback", calls.process),
@@ -339,36 +180,71 @@ class JackDevice:
         ):
             if setter(client, cast(kind, function.address), cast("void *", self._state.ctypes.data)):
                 raise library.jack.JackError(f"the server refuses a {kind}")
+        library.c.jack_on_shutdown(library.address(client), calls.end.address, self._state.ctypes.data)
         library.c.jack_set_latency_callback(library.address(client), calls.latency.address, self._state.ctypes.data)
 
-    def _wires(self) -> list[tuple[str, str]]:
-        """(from, to): the names of the ports to connect."""
-        mine = [port.name for port in self._ports]
-        inputs, outputs = mine[: self.in_channels], mine[self.in_channels :]
-        wires = list(zip(self._from, inputs, strict=False))
-        if len(self._to) >= len(outputs):
-            return wires + list(zip(outputs, self._to, strict=False))
-        if len(self._to) == 1 and self.in_channels == 1:
-            outputs = outputs[::2]  # both of a pair are the same then: their sum would be twice as loud
-        return wires + [(port, self._to[i % min(2, len(self._to))]) for i, port in enumerate(outputs) if self._to]
+    def _wanted(self) -> list[tuple[int, str]]:
+        """What to connect: the number of an own port, and the name of the other one."""
+        numbers, outputs = self._wiring.inputs or range(1, self.in_channels + 1), self._wiring.outputs
+        wires = [(i, self._from[n - 1]) for i, n in enumerate(numbers) if n <= len(self._from)]
+        pairs = {stem: range(self.in_channels + 2 * i, self.in_channels + 2 * i + 2) for i, stem in enumerate(self._sources)}
+        if not self._to:
+            return wires
+        if not outputs and len(self._to) < self.out_channels:
+            outputs = {MIX: tuple(range(1, min(2, len(self._to)) + 1))}
+        if not outputs:
+            return wires + list(zip(range(self.in_channels, len(self._names)), self._to, strict=False))
+        for name, channels in outputs.items():
+            for pair in pairs.values() if name == MIX else [pairs[name]]:
+                wires += self._spread(pair, [self._to[c - 1] for c in channels])
+        return wires
+
+    def _spread(self, pair: range, to: list[str]) -> list[tuple[int, str]]:
+        """A source's pair of ports to one, two or more of a sink's. A graph can only add: one port gets the pair's sum."""
+        if len(to) == 1:
+            # Of a mono signal both are the same: their sum would be twice as loud.
+            return [(number, to[0]) for number in (pair[:1] if self.in_channels == 1 else pair)]
+        return [(pair[min(i, 1)], port) for i, port in enumerate(to)]
+
+    def _remembered(self) -> list[tuple[int, str]]:
+        """Those of the connections of the device before this one whose other end is there."""
+        present = ports_for(self._client, "input").keys() | ports_for(self._client, "output").keys()
+        return [(number, other) for number, other in self._wires or () if number < len(self._ports) and other in present]
+
+    def again(self) -> JackDevice:
+        """A new device like this one, which was stopped, connected as this one was, as far as that is known."""
+        device = JackDevice(*self._arguments)
+        device._wires = self._wires
+        return device
 
     def stop(self) -> None:
         """Leave the graph. Returns also when the server does not answer: a thread of its own waits for that."""
         client, self._client = self._client, None
         if client is None:
             return
+        atexit.unregister(self.stop)
         publish(self._state, calls.EXCHANGING, 0)
-        waiting = list(_unanswered)
+        waiting = list(unanswered)
         thread = threading.Thread(target=self._close, args=(client, waiting), name="streamsep-jack-close", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # Python is ending and starts no more threads
+            self._close(client, [])
+            return
         thread.join(SECONDS)
-        _unanswered[:] = [thread] if thread.is_alive() else []
+        unanswered[:] = [thread] if thread.is_alive() else []
 
     def _close(self, client: Any, waiting: list[threading.Thread]) -> None:
         for thread in waiting:
             thread.join()
         if self._state[calls.GONE]:
             time.sleep(_QUIT_SECONDS)  # libjack would kill that thread with a lock in its hands, and wait for the lock for ever
+        # What is connected stands in memory that the server shared, also after the server was killed. One that ended in order
+        # has taken it out: then it will be what was asked for.
+        with contextlib.suppress(libjack().jack.JackError):
+            wires = [(i, other.name) for i, mine in enumerate(self._ports) for other in client.get_all_connections(mine)]
+            if self._entered and (wires or not self._state[calls.GONE]):
+                self._wires = wires
         client.close()
 
     # -------------------------------------------------------------------------------------------------- how it is doing
@@ -377,20 +253,21 @@ class JackDevice:
         """Tell the graph what the engine and its hand-over delay, so that a DAW can make up for it. Once started."""
         self._state[calls.DELAY] = samples
         if not self.finished:
-            library = _library()
+            library = libjack()
             client = library.address(self._client._ptr)
-            _within(SECONDS, lambda: library.c.jack_recompute_total_latencies(client))
+            within(SECONDS, lambda: library.c.jack_recompute_total_latencies(client))
 
     @property
     def latency(self) -> float:
         """What lies before the connected inputs and behind the connected outputs, by what their ports say, seconds."""
         if not self.finished and self._ports:
-            library = _library()
+            library = libjack()
             inputs, outputs = self._ports[: self.in_channels], self._ports[self.in_channels :]
             samples = 0
             for mode, mine in ((calls.CAPTURE, inputs), (calls.PLAYBACK, outputs)):
+                # jackd tells the own port later than it is connected; PipeWire knows only that.
                 others = [other for port in mine for other in self._client.get_all_connections(port)]
-                samples += max((library.latency(other, mode) for other in others), default=0)
+                samples += max(library.latency(port, mode) for port in mine + others)
             self._latency = samples / self.sample_rate
         return self._latency
 
@@ -422,11 +299,11 @@ def open_jack(
     sources: Sequence[str],
     sample_rate: int | None = None,
     block: int = 0,
-    channels: int | None = None,
+    wiring: Wiring | None = None,
 ) -> JackDevice:
     """A client of the running server, not yet in its graph; the arguments are `JackDevice`'s.
 
     The host API's name may stand before a device's: `JACK:system`.
     """
     source, sink = (name and name.removeprefix(f"{HOST_API}:") for name in (source, sink))
-    return JackDevice(source or None, sink or None, sources, sample_rate, block, channels)
+    return JackDevice(source or None, sink or None, sources, sample_rate, block, wiring)

@@ -81,3 +81,18 @@ def song_file(song, folder) -> Path:
     path = folder / "mixture.wav"
     soundfile.write(path, song[0].T, song[1], subtype="FLOAT")
     return path
+
+
+@pytest.fixture
+def jack(tmp_path, monkeypatch):
+    """A JACK server of its own (`servers.JackServer`); what `running` started is ended after."""
+    from tests import running, servers
+
+    monkeypatch.setenv("JACK_DEFAULT_SERVER", "streamsep-test")
+    monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
+    server = servers.JackServer(tmp_path / "jackd.log")
+    try:
+        yield server.start()
+    finally:
+        running.end_all()
+        server.end()

@@ -28,12 +28,14 @@ class JackServer:
     def __init__(self, log: Path) -> None:
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.killed = False
 
-    def start(self, period: int = PERIOD, playback: int = 8) -> JackServer:
+    def start(self, period: int = PERIOD, playback: int = 8, synchronous: bool = True) -> JackServer:
         # In real time where the system allows it: the dummy driver then keeps its periods beside whatever else runs here.
         manner = ["-R", "-P", "20"] if doctor.realtime()["granted"] else ["-r"]
-        # Synchronous (-S): a client that is held up makes the server's period late instead of empty.
-        options = ["-S", "-t", "2000", *manner]
+        # Synchronous (-S): a client that is held up makes the server's period late instead of empty. Beside a client that was
+        # killed jackd2 hangs in that mode, whoever's client it was.
+        options = [*(["-S"] if synchronous else []), "-t", "2000", *manner]
         dummy = ["-d", "dummy", "-r", str(RATE), "-p", str(period), "-C", "8", "-P", str(playback)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen([need_program("jackd"), *options, *dummy], stdout=log, stderr=log)
@@ -44,8 +46,11 @@ class JackServer:
         return subprocess.run(["jack_lsp"], capture_output=True, check=False).returncode == 0
 
     def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process is None and self.killed:
+            self.start()  # the machine has room for 8 servers' names; a killed one's stays until one of that name ends well
         process, self.process = self.process, None
         if process:
+            self.killed = number == signal.SIGKILL
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
             process.wait(20)

@@ -16,59 +16,10 @@ from pythonosc.osc_message_builder import build_msg
 
 from streamsep.engine import Separator
 from tests.conftest import ROOT, need_program
-from tests.servers import PERIOD, JackServer, wait
+from tests.running import osc_port, start_daemon, status, stop
+from tests.servers import PERIOD, wait
 
-
-started = []  # daemons, to be ended whatever a test comes to
 OUTPUTS = "vocals_1", "vocals_2", "accompaniment_1", "accompaniment_2"
-
-
-def stop(process, number=signal.SIGTERM):
-    """End a process by its own id, and wait."""
-    if process.poll() is None:
-        process.send_signal(number)
-    try:
-        return process.communicate(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.communicate()
-
-
-@pytest.fixture
-def jack(tmp_path, monkeypatch):
-    """A JACK server of its own."""
-    monkeypatch.setenv("JACK_DEFAULT_SERVER", f"streamsep-test-{os.getpid()}")
-    monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
-    server = JackServer(tmp_path / "jackd.log")
-    try:
-        yield server.start()
-    finally:
-        for process in started:
-            stop(process, signal.SIGKILL)
-        started.clear()
-        server.end()
-
-
-# `streamsep`, beside a Python thread that never lets go of the interpreter by itself.
-HOGGED = """
-import sys, threading
-threading.Thread(target=lambda: [sum(i * i for i in range(100_000)) for _ in iter(int, 1)], daemon=True).start()
-from streamsep.cli import main
-main(sys.argv[1:])
-"""
-
-
-def start_daemon(*arguments, hogged=False):
-    program = ["-c", HOGGED] if hogged else ["-m", "streamsep"]
-    command = [sys.executable, *program, "run", "--osc-port", "0", "--json", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    started.append(process)
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("OSC on"):
-            return process, "".join(lines)
-    raise AssertionError(f"the daemon did not start: {''.join(lines)} {stop(process)}")
 
 
 def start_client(*arguments):
@@ -106,7 +57,7 @@ def through_the_graph(model, song, tmp_path, seconds, during=None):
     time.sleep(0.5)
     go(player)
     if during:
-        during(int(re.search(r"OSC on 127.0.0.1:(\d+)", promised).group(1)))
+        during(osc_port(promised))
     heard = [client.communicate(timeout=60)[0] for client in (player, recorder)]
     assert (player.returncode, recorder.returncode) == (0, 0), heard
     out, err = stop(daemon)
@@ -225,19 +176,6 @@ def test_signals_end_it_cleanly(jack, number):
     assert "streamsep" not in ports
 
 
-def status(port):
-    """All figures over OSC, from a daemon that is alive."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
-        client.sendto(build_msg("/streamsep/status", []).dgram, ("127.0.0.1", port))
-        values = OscMessage(client.recv(65536)).params
-    return dict(zip(values[::2], values[1::2], strict=True))
-
-
-def osc_port(promised):
-    return int(re.search(r"OSC on 127.0.0.1:(\d+)", promised).group(1))
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_goes_is_waited_for(jack, number):
     """OSC lives on; within 2 s of the server's return sound does too, with the same latency; again and again."""
@@ -253,7 +191,7 @@ def test_a_server_that_goes_is_waited_for(jack, number):
         wait(lambda: status(port)["state"] == "running")
         assert time.monotonic() - start < 2  # what the README promises; it takes a tenth of that
         hops = status(port)["hops"]
-        wait(lambda: status(port)["hops"] > hops)
+        wait(lambda hops=hops: status(port)["hops"] > hops)
         assert status(port)["reopened"] == lap
         assert status(port)["latency_samples.total"] == before["latency_samples.total"]
         listed = subprocess.run(["jack_lsp", "-c"], capture_output=True, text=True, check=True).stdout

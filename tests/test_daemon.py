@@ -1,0 +1,107 @@
+"""The daemon's life on a real JACK server: it records, and says so when it cannot."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.conftest import ROOT
+from tests.running import osc_port, start_daemon, status, stop
+from tests.servers import wait
+
+
+def test_it_records_while_it_plays(jack, tmp_path):
+    daemon, promised = start_daemon("--record", tmp_path / "takes")
+    time.sleep(2)
+    out, err = stop(daemon)
+    assert daemon.returncode == 0, err
+    (take,) = (tmp_path / "takes").iterdir()
+    assert f"recording to {take}\n" in promised
+    assert {path.name for path in take.iterdir()} == {"vocals.flac", "accompaniment.flac", "heard.flac"}
+    frames = json.loads(out)["hops"] * 384
+    for path in take.iterdir():
+        assert soundfile.info(path).samplerate == 48000
+        assert frames - 48000 // 4 <= soundfile.info(path).frames <= frames
+
+
+def test_a_recording_goes_on_when_the_server_comes_back(jack, tmp_path):
+    daemon, promised = start_daemon("--record", tmp_path / "takes")
+    port = osc_port(promised)
+    time.sleep(1)
+    jack.end(signal.SIGKILL)
+    wait(lambda: status(port)["state"] == "device lost")
+    jack.start()
+    wait(lambda: status(port)["state"] == "running")
+    hops = status(port)["hops"]
+    wait(lambda: status(port)["hops"] > hops + 125)
+    out, _ = stop(daemon)
+    (take,) = (tmp_path / "takes").iterdir()
+    recorded = soundfile.info(take / "heard.flac").frames
+    assert recorded == pytest.approx(json.loads(out)["hops"] * 384, abs=12_000)
+
+
+def test_a_recording_that_cannot_begin_is_one_line(jack, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    command = [sys.executable, "-m", "streamsep", "run", "--osc-port", "0", "--record", str(tmp_path / "file" / "takes")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "file" in done.stderr
+
+
+def test_a_second_daemon_on_the_port_says_so(jack):
+    daemon, promised = start_daemon()
+    port = osc_port(promised)
+    command = [sys.executable, "-m", "streamsep", "run", "--osc-port", str(port)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"streamsep: OSC port {port} on 127.0.0.1 is in use: choose another with --osc-port\n"
+    assert status(port)["state"] == "running"
+    stop(daemon)
+
+
+def ports():
+    """What the server lists, "" when it did not answer."""
+    return subprocess.run(["jack_lsp"], capture_output=True, text=True, check=False).stdout
+
+
+def test_nothing_is_left_of_a_daemon_that_was_killed(jack):
+    jack.end()
+    jack.start(synchronous=False)
+    for _ in range(3):
+        daemon, _ = start_daemon()
+        assert "streamsep" in ports()
+        stop(daemon, signal.SIGKILL)
+        wait(lambda: "system" in ports() and "streamsep" not in ports())
+    assert jack.process.poll() is None
+
+
+def test_sigterm_fades_out(jack, identity, song, tmp_path):
+    """What goes out at the end falls over 20 ms, without a step."""
+    from tests.test_jack import connect, go, start_client
+
+    _, rate = song
+    np.save(tmp_path / "song.npy", np.ascontiguousarray(np.full((2, 4 * rate), 0.5, np.float32).T))
+    daemon, _ = start_daemon("--model", identity.path)
+    recorder = start_client("recorder", 1, 5, tmp_path / "recording.npy")
+    player = start_client("player", 1, 4, tmp_path / "unused.npy", tmp_path / "song.npy")
+    connect(("player:out_0", "streamsep:input_1"), ("player:out_0", "streamsep:input_2"))
+    connect(("streamsep:vocals_1", "recorder:in_0"))
+    go(recorder)
+    go(player)
+    time.sleep(2)
+    stop(daemon)
+    for client in (player, recorder):
+        client.communicate(timeout=60)
+    heard = np.load(tmp_path / "recording.npy")[:, 0]
+    full = np.flatnonzero(heard > 0.499)
+    end = heard[full[-1] :]
+    assert len(full) > rate
+    silent = np.flatnonzero(end == 0)[0]
+    assert 0.015 * rate < silent < 0.025 * rate
+    assert np.abs(np.diff(end[: silent + 1])).max() < 0.5 / (0.01 * rate)
