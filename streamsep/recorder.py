@@ -4,12 +4,12 @@
 
 All files of a take begin and are cut at the same sample: what is lost on the way is silence of the same length in all.
 `heard.flac` is the sum of the sources with their gains, mutes and bypass, in the input's channels: what a device plays that
-gets the mix. A hop that came too late for the device is in the recording all the same. Samples beyond full scale are clipped
-and counted.
+gets the mix. What came too late for the device is in the recording all the same. Samples beyond full scale are clipped and
+counted.
 
-The audio path knows nothing of this. One thread copies the tap, which holds a second, into a queue of ten or more; a second
-thread encodes and writes. So a disk may sleep for seconds, and memory is bounded by the queue. If it sleeps for longer, sound
-is lost, counted, and silence in the files. Encoding, writing and NumPy's loops run without the GIL.
+The audio path knows nothing of this. One thread copies the tap, which holds a second, into a queue of ten more (at most
+64 MB); a second thread encodes and writes. So a disk may sleep for seconds, and memory is bounded. If it sleeps for longer,
+sound is lost, counted, and silence in the files. Encoding, writing and NumPy's loops run without the GIL.
 
 Crash-safe: a `kill -9` costs what was not yet copied (0.1 s) and made into a block of FLAC (`flacfile`; 4096 frames), at
 48 kHz a fifth of a second, at 8 kHz 0.6 s. Once a second all is synced to the disk: a power cut costs little more than that.
@@ -67,7 +67,7 @@ class Recorder:
     Raises
     ------
     RecorderError
-        FLAC cannot hold that, or the tap has other channels.
+        the tap has other channels.
     """
 
     def __init__(self, folder: Path, sources: Sequence[str], channels: int, sample_rate: int, rings: Rings) -> None:
@@ -76,7 +76,9 @@ class Recorder:
         self._parent, self._rings = Path(folder), rings
         self._names = (*sources, HEARD)
         self._channels, self._sample_rate = channels, sample_rate
-        self._check()
+        expected = len(sources) * channels
+        if rings.tap.shape[1] != expected:
+            raise RecorderError(f"tap_channels={rings.tap.shape[1]}: expected {expected}, each source with each channel")
         self._piece = max(1, round(PIECE_SECONDS * sample_rate))
         self._length = min(QUEUE_PIECES, max(4, QUEUE_BYTES // (4 * self._piece * rings.tap.shape[1])))
         self._counts = _no_counts()
@@ -84,18 +86,6 @@ class Recorder:
         self._threads: list[threading.Thread] = []
         self._stop, self._ended = threading.Event(), threading.Event()  # asked to; no piece will be written any more
         self._position = 0  # of the next frame in the tap
-
-    def _check(self) -> None:
-        sources = self._names[:-1]
-        if HEARD in sources:
-            raise RecorderError(f"sources={sources}: {HEARD!r} is the name of the mix's file; rename that source")
-        expected = len(sources) * self._channels
-        if self._rings.tap.shape[1] != expected:
-            raise RecorderError(f"tap_channels={self._rings.tap.shape[1]}: expected {expected}, each source with each channel")
-        try:
-            flacfile.check(self._channels, self._sample_rate)
-        except ValueError as error:
-            raise RecorderError(str(error)) from error
 
     @property
     def recording(self) -> bool:
@@ -107,17 +97,28 @@ class Recorder:
         """Of the take that runs or ran last: `frames` of each file, of them `lost_frames` silence; `clipped_samples` of all."""
         return dict(self._counts)
 
+    def summary(self) -> str:
+        """The take that runs or ran last, in one line for people; empty before the first."""
+        seconds = {name: self._counts[name] / self._sample_rate for name in ("frames", "lost_frames")}
+        facts = [f"recorded {seconds['frames']:.1f} s into {self.folder}" if self.folder else ""]
+        if self._counts["lost_frames"]:
+            facts.append(f"{seconds['lost_frames']:.2f} s of it lost, and silent: the disk or this machine was too slow")
+        if self._counts["clipped_samples"]:
+            facts.append(f"{self._counts['clipped_samples']} samples clipped: turn the gains down")
+        return "; ".join(facts)
+
     def start(self) -> None:
         """Begin a new take with what comes now; nothing while one runs.
 
         Raises
         ------
         RecorderError
-            no folder or no file can be made.
+            no folder or no file can be made, or FLAC cannot hold that.
         """
         with self._lock:
             if self.recording:
                 return
+            self._check()
             try:
                 take = _Take(self._parent, self._names, self._channels, self._sample_rate)
             except OSError as error:
@@ -136,6 +137,14 @@ class Recorder:
             ]
             for thread in self._threads:
                 thread.start()
+
+    def _check(self) -> None:
+        if HEARD in self._names[:-1]:
+            raise RecorderError(f"sources={self._names[:-1]}: {HEARD!r} is the name of the mix's file; rename that source")
+        try:
+            flacfile.check(self._channels, self._sample_rate)
+        except ValueError as error:
+            raise RecorderError(str(error)) from error
 
     def stop(self) -> None:
         """End the take with the last frame that is in the tap now; `error` is set where its end could not be written."""
