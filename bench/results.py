@@ -2,10 +2,12 @@
 
     python bench/results.py            all of it (about ten minutes on two cores)
     python bench/results.py speed      one section; the others stay as they are
+    python bench/results.py live       the soaks: over four hours; with `--minutes 2` each takes that long instead of 30
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
 """
 
+import argparse
 import json
 import platform
 import subprocess
@@ -14,6 +16,9 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import leaks  # type: ignore[import-not-found]  # beside this file
+import soak  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "RESULTS.md"
@@ -61,7 +66,31 @@ def quality() -> str:
     return "\n".join(lines)
 
 
+def live(minutes: float) -> str:
+    """bench/soak.py with every load, for the daemon and for the usual way in Python; bench/leaks.py. Written row by row."""
+    rows: list[dict[str, Any]] = []
+    for program in ("daemon", "callback"):
+        for load in soak.LOADS:
+            rows.append(call("bench/soak.py", "--program", program, "--load", load, "--minutes", minutes))
+            write("live", _soaks(rows))
+    return f"{_soaks(rows)}\n\nDoes anything grow?\n\n{leaks.markdown(call('bench/leaks.py'))}"
+
+
+def _soaks(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "`bench/soak.py`: JACK with its dummy driver, 48 kHz, blocks of 128, the bundled song round and round;",
+        f"{rows[0]['machine']}. `daemon` is `streamsep run`, `callback` the usual way in Python: `InferenceSession.run` in a",
+        "sounddevice callback, with the same model and windows. Beside them: nothing; a Python thread in the program that hogs",
+        f"the GIL; 10,000 OSC messages a second; one core busy. A hop is due every {rows[0]['deadline_ms']:g} ms.",
+        "",
+        soak.HEAD,
+        *map(soak.line, rows),
+    ]
+    return "\n".join(lines)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {"speed": ("Speed", speed), "quality": ("Quality", quality)}
+LONG: dict[str, tuple[str, Callable[[float], str]]] = {"live": ("Live for hours", live)}  # only when named
 
 
 def write(name: str, text: str) -> None:
@@ -70,7 +99,7 @@ def write(name: str, text: str) -> None:
     page = RESULTS.read_text() if RESULTS.exists() else HEAD
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     origin = f"`python bench/results.py {name}`, {date.today()}, commit {git}, Python {platform.python_version()}"
-    section = f"{begin}\n## {SECTIONS[name][0]}\n\n{text}\n\n({origin})\n{end}"
+    section = f"{begin}\n## {(SECTIONS | LONG)[name][0]}\n\n{text}\n\n({origin})\n{end}"
     if begin in page:
         page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]
     else:
@@ -86,15 +115,18 @@ What has not been run is said at the end of ARCHITECTURE.md.
 
 
 def main() -> None:
-    """Run the sections named, or all."""
-    names = sys.argv[1:] or list(SECTIONS)
-    for name in names:
-        if name not in SECTIONS:
-            sys.exit(f"results: section {name!r} is unknown: expected one of {', '.join(SECTIONS)}")
-        if name == "quality" and not DATA.is_dir():
+    """Run the sections named, or all short ones."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("names", nargs="*", metavar="section", choices=[[], *SECTIONS, *LONG], help=", ".join(SECTIONS | LONG))
+    p.add_argument("--minutes", type=float, default=30, help="of each soak in `live` (%(default)s)")
+    arguments = p.parse_args()
+    for name in arguments.names or SECTIONS:
+        if name in LONG:
+            write(name, LONG[name][1](arguments.minutes))
+        elif name == "quality" and not DATA.is_dir():
             print(f"results: {DATA} is missing: the section {name!r} stays as it is", file=sys.stderr)
-            continue
-        write(name, SECTIONS[name][1]())
+        else:
+            write(name, SECTIONS[name][1]())
 
 
 if __name__ == "__main__":

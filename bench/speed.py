@@ -92,6 +92,16 @@ def paced(model: Model, x: np.ndarray, rate: int, hogs: int = 0, use_c_api: bool
     return {key: report[key] for key in ("hops", "late", "missed_blocks", "step_ms", "deadline_ms", "latency_ms")}
 
 
+def by_level(model: Model, x: np.ndarray, rate: int, rounds: int = 3) -> list[dict[str, Any]]:
+    """Median time of a hop back to back, ms, of the same sound as it is, too quiet for full precision, and silent."""
+    gains = {"as it is": 1.0, "-780 dB (denormal numbers)": 1e-39, "silent": 0.0}
+    times: dict[str, list[float]] = {name: [] for name in gains}
+    for _ in range(rounds):  # in turn: the machine is not the same from minute to minute
+        for name, gain in gains.items():
+            times[name].append(back_to_back(model, (x * np.float32(gain)), rate)["hop_ms"])
+    return [{"level": name, "hop_ms": float(np.median(values))} for name, values in times.items()]
+
+
 def measure(model: Model, seconds: float) -> dict[str, Any]:
     """All figures."""
     cases = []
@@ -111,6 +121,7 @@ def measure(model: Model, seconds: float) -> dict[str, Any]:
         "network": f"{model.contract.layers} x {model.contract.hidden} LSTM, {model.contract.precision}",
         "step_ms": network_step(model),
         "cases": cases,
+        "by_level": by_level(model, x, 48_000),
         "gil": hogged,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "onnxruntime": onnxruntime.__version__,
@@ -137,6 +148,8 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {c['rate']}, {c['channels']} | {b['hop_ms']:.3f} ({100 * b['real_time_factor']:.1f} %) "
             f"| {s['p50']:.2f} / {s['p99']:.2f} / {s['max']:.2f} | {p['deadline_ms']:.1f} | {p['late']} of {p['hops']} |"
         )
+    lines += ["", "| level of the input, 48 kHz stereo | back to back: ms |", "|---|---|"]
+    lines += [f"| {r['level']} | {r['hop_ms']:.3f} |" for r in report["by_level"]]
     lines += ["", "| path at 48 kHz stereo, paced | GIL hogs | p50 / p99 / max ms | late hops |", "|---|---|---|---|"]
     for g in report["gil"]:
         s = g["step_ms"]

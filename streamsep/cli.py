@@ -248,9 +248,10 @@ def _announce(setup: dict[str, Any], console: Console) -> None:
         f"block {setup['block']}, hop {setup['hop']}",
         f"latency {parts['algorithmic']:.1f} ms algorithmic + {parts['buffering']:.1f} buffering "
         f"+ {parts['device']:.1f} device = {parts['total']:.1f} ms",
+        f"recording to {setup['recording']}" if setup["recording"] else "",
         f"OSC on {setup['osc']} (UDP); Ctrl-C ends",
     )
-    for line in lines:
+    for line in filter(None, lines):
         console.print(line, markup=False)
     console.file.flush()
 
@@ -393,7 +394,7 @@ def _print_round_trip(facts: dict[str, Any]) -> None:
     for line in (
         f"{facts['device']}: {facts['sample_rate']} Hz, block {facts['block']}",
         f"measured    {facts['measured_samples']:10.2f} samples {facts['measured_ms']:9.3f} ms; "
-        f"{facts['snr_db']:.0f} dB above all else that was recorded, chance of a mistake below {chance:.0e}",
+        f"{facts['snr_db']:.0f} dB signal to noise, chance of a mistake below {chance:.0e}",
         f"computed    {facts['computed_samples']['total']:7d}    samples {facts['computed_ms']['total']:9.3f} ms = {parts}",
         f"difference  {facts['difference_samples']:+10.2f} samples",
     ):
