@@ -96,6 +96,8 @@ class Daemon:
             try:
                 if not stop.is_set():
                     self.live.open()
+                    for note in getattr(self.live.device, "notes", ()):
+                        self._tell(note)
                     if self.config.record:
                         self._recorder.start()
                     osc = f"{self.config.osc_host}:{self._osc.port}"
@@ -280,6 +282,7 @@ class Daemon:
             "realtime": live.realtime,
             "latency_ms": live.latency.ms(),
             "latency_samples": live.latency.samples(),
+            "drift": getattr(live.device, "drift", {}),
         }
 
     @property

@@ -157,6 +157,7 @@ class Live:
         self._granted: list[bool] = []  # real-time scheduling, to each thread
         self._threads: list[threading.Thread] = []
         self._seen = 0, time.monotonic()
+        self._spreads: dict[tuple[str, int], int] = {}  # of devices (name, block) that were watched
         self._earlier = dict.fromkeys(separator.counts, 0)  # of the devices before this one
         self._fit(device)
 
@@ -216,11 +217,9 @@ class Live:
                 self.device.stop()
                 raise LiveError(f"{self.device.name} delivered no sound within {timeout:g} s: is its server running?")
             time.sleep(0.005)
-        self._observe()
+        spread = self._observe()
         self.block = int(header[MAX_BLOCK])
         hop = self.separator.geometry.hop_length
-        # A second shows the rule, not its exceptions: where blocks may come in bursts, one of two is always allowed for.
-        spread = 0 if self.device.steady else max(self.block, int(header[EARLIEST] - header[LATEST]))
         waits = self.device.steady and self.separator.native and awaited(self.block, hop)
         header[PATIENCE] = 500_000_000 * self.block // self.device.sample_rate if waits else 0
         self.prefill = prefill(self.block, hop, spread, waits)
@@ -233,14 +232,21 @@ class Live:
         self.device.set_latency(self.latency.algorithmic + self.latency.buffering)
         return self.latency
 
-    def _observe(self) -> None:
-        """Watch when blocks come, where that is not known beforehand."""
-        if self.device.steady or not native.AVAILABLE:
-            return
+    def _observe(self) -> int:
+        """How far apart blocks come from even distances, frames; where that is not known beforehand they are watched."""
+        header = self.rings.header
+        if self.device.steady:
+            return 0
         time.sleep(SETTLE_SECONDS)  # streams start with a burst of their own
-        publish(self.rings.header, OBSERVE, 1)
-        time.sleep(OBSERVE_SECONDS)
-        publish(self.rings.header, OBSERVE, 0)
+        device = self.device.name, int(header[MAX_BLOCK])
+        if device not in self._spreads:  # a device that comes back keeps its delay
+            if native.AVAILABLE:
+                publish(header, OBSERVE, 1)
+                time.sleep(OBSERVE_SECONDS)
+                publish(header, OBSERVE, 0)
+            # A second shows the rule, not its exceptions: where blocks may come in bursts, one of two is always allowed for.
+            self._spreads[device] = max(int(header[MAX_BLOCK]), int(header[EARLIEST] - header[LATEST]))
+        return self._spreads[device]
 
     def start(self) -> None:
         """Let sound through; it fades in."""

@@ -12,14 +12,14 @@ from .filedevice import FileDevice
 from .live import Device
 from .model import Model
 
-JACK = "JACK"
+JACK, DEFAULT = "JACK", "default"
 PREFIXES = frozenset({JACK, "ALSA", "PULSE", "OSS", "COREAUDIO", "WASAPI", "ASIO", "MME", "DIRECTSOUND", "WDMKS"})
 
 
 def open_device(config: Config, model: Model) -> Device:
     """The device that the configuration names, not yet started.
 
-    Without names it is JACK where a server runs: it is there to be used.
+    Without names it is JACK where a server runs (it is there to be used), else the devices named last, else the system's own.
 
     Raises
     ------
@@ -28,15 +28,19 @@ def open_device(config: Config, model: Model) -> Device:
     """
     if any(str(name or "").startswith(FILE) for name in (config.input, config.output)):
         return _open_file(config, model)
-    names = [name for name in (config.input, config.output) if name not in (None, NONE)]
+    source, sink = (None if name == DEFAULT else name for name in (config.input, config.output))
+    names = [name for name in (source, sink) if name not in (None, NONE)]
     prefixes = {name.partition(":")[0].upper() for name in names} & PREFIXES
     sources = model.contract.sources
-    jack = config.input, config.output, sources, config.rate, config.block, config.wiring
-    if JACK in prefixes or (not names and jackdevice.available()):
-        return jackdevice.open_jack(*jack)
+
+    def jack() -> Device:
+        return jackdevice.open_jack(source, sink, sources, config.rate, config.block, config.wiring)
+
+    if prefixes == {JACK} or (not names and jackdevice.available()):
+        return jack()
     if not prefixes and not any(map(str.isdecimal, names)) and jackdevice.available():
         with suppress(DeviceError):  # then the name is one of PortAudio's, or PortAudio says what there is
-            return jackdevice.open_jack(*jack)
+            return jack()
     wishes = config.wiring, config.host_api, config.clocks
     return PortAudioDevice(config.input, config.output, config.rate, config.block, _hop_seconds(model), sources, *wishes)
 
