@@ -37,7 +37,7 @@ def run(config: Config, announce: Callable[[Report], None], stop: threading.Even
     device = open_device(config, model)
     separator = _separator(config, model, device)
     live = Live(separator, device)
-    osc = OscServer(separator, live.rings, config.osc_host, config.osc_port, lambda: _status(live))
+    osc = OscServer(_Host(config, live, stop), config.osc_host, config.osc_port)
     gone = False
     with osc:
         live.prepare()
@@ -55,6 +55,28 @@ def run(config: Config, announce: Callable[[Report], None], stop: threading.Even
     elif gone:
         raise DeviceError(f"{device.name} went away: is its server still running? Start streamsep again when it is")
     return describe(live) | live.report() | {"osc": osc.counts}
+
+
+class _Host:
+    """This daemon as OSC sees it (`osc.Host`)."""
+
+    def __init__(self, config: Config, live: Live, stop: threading.Event) -> None:
+        self.separator, self.rings, self.meters = live.separator, live.rings, live.meters
+        self.model = config.model
+        self.devices = config.input or "", config.output or ""
+        self.recording = ""
+        self.state = "running"
+        self.quit = stop.set
+        self._live = live
+
+    def status(self) -> dict[str, int | float | str]:
+        return _status(self._live)
+
+    def choose(self, *, model: str | None = None, input: str | None = None, output: str | None = None) -> None:
+        raise ValueError("model and devices cannot be changed while it runs: expected a restart with other flags")
+
+    def record(self, on: bool) -> bool:
+        raise ValueError("nothing is recorded: expected a receiver of /streamsep/audio")
 
 
 def _separator(config: Config, model: models.Model, device: Device) -> Separator:

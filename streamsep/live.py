@@ -22,7 +22,7 @@ from typing import Protocol
 
 from numba import njit
 
-from . import StreamsepError, engine, native, stats
+from . import StreamsepError, engine, meters, native, stats
 from .engine import Separator
 from .rings import (
     CALLS,
@@ -115,7 +115,7 @@ def prefill(block: int, hop: int, spread: int = 0) -> int:
 
 
 @njit(nogil=True, cache=True)
-def work(s, step, rings, clock, pause, times):  # type: ignore[no-untyped-def]
+def work(s, step, rings, clock, pause, times, history):  # type: ignore[no-untyped-def]
     """Separate hop after hop until STOP is set; sleep `pause` ns when there is none. Step times go to `times`."""
     publish(rings.header, RUNNING, 1)
     while position(rings.header, STOP) == 0:
@@ -125,10 +125,12 @@ def work(s, step, rings, clock, pause, times):  # type: ignore[no-untyped-def]
         start = native.monotonic_ns(clock.gettime)
         engine.hop(s, step)
         put(rings, s.y)
-        stats.record(times, native.monotonic_ns(clock.gettime) - start)
+        end = native.monotonic_ns(clock.gettime)
+        stats.record(times, end - start)
+        meters.record(history, s, start, end, rings.header[LATE])
 
 
-def work_in_python(separator: Separator, rings: Rings, pause: int, times) -> None:  # type: ignore[no-untyped-def]
+def work_in_python(separator: Separator, rings: Rings, pause: int, times, history) -> None:  # type: ignore[no-untyped-def]
     """The same where ONNX Runtime has no C library: slower, and at the mercy of the GIL."""
     publish(rings.header, RUNNING, 1)
     while not rings.header[STOP]:
@@ -138,7 +140,9 @@ def work_in_python(separator: Separator, rings: Rings, pause: int, times) -> Non
         start = time.monotonic_ns()
         separator.hop()
         put(rings, separator.state.y)
-        stats.record(times, time.monotonic_ns() - start)
+        end = time.monotonic_ns()
+        stats.record(times, end - start)
+        meters.record(history, separator.state, start, end, rings.header[LATE])
 
 
 class Live:
@@ -162,6 +166,7 @@ class Live:
         tap_channels = len(separator.sources) * separator.channels
         self.rings = make_rings(capacity, device.in_channels, device.out_channels, tap_channels)
         self.times = stats.histogram()
+        self.meters = meters.make_meters(len(separator.sources))
         self.realtime = False
         self._thread: threading.Thread | None = None
         self._seen = 0, time.monotonic()
@@ -180,6 +185,8 @@ class Live:
         put(self.rings, state.y)
         stats.record(self.times, 1)
         self.times[:] = 0
+        meters.record(self.meters, state, 0, 0, 0)
+        meters.clear(self.meters)
         clear(self.rings)
         self.separator.reset()
 
@@ -276,6 +283,6 @@ class Live:
         pause = min(max(hop_ns // 32, 50_000), 500_000)
         if self.separator.native:
             step = self.separator.network.compiled  # type: ignore[union-attr]
-            work(self.separator.state, step, self.rings, native.clock(), pause, self.times)
+            work(self.separator.state, step, self.rings, native.clock(), pause, self.times, self.meters)
         else:
-            work_in_python(self.separator, self.rings, pause, self.times)
+            work_in_python(self.separator, self.rings, pause, self.times, self.meters)

@@ -3,12 +3,12 @@
 Messages are parsed and built by python-osc, but its server is not for an open port: it loops for ever on a bundle's element of
 negative size, drops a whole bundle for one bad message, and its pattern matcher backtracks. Here every packet is short work.
 
-Time tags of bundles are not obeyed: a message acts when it comes. This module knows no socket and none of our addresses, and
-it does not say what to do with a bad packet: it raises.
+This module knows no socket, no clock and none of our addresses, and it does not say what to do with a bad packet: it raises.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 
 from pythonosc.osc_message import OscMessage
 from pythonosc.parsing import osc_types
+
+NOW = 1  # the time tag that means "at once"
+_SECONDS_1900_TO_1970 = 2_208_988_800
 
 
 class Message(NamedTuple):
@@ -26,18 +29,30 @@ class Message(NamedTuple):
     arguments: list[Any] | None
 
 
-def split(packet: bytes) -> list[bytes]:
-    """The messages of a packet, of bundles in bundles too, in order; ValueError if it is not OSC."""
-    messages, pending = [], [packet]
+def split(packet: bytes) -> list[tuple[int, bytes]]:
+    """The messages of a packet, of bundles in bundles too, in order; each with the time tag of the innermost bundle around it.
+
+    ValueError if it is not OSC.
+    """
+    messages, pending = [], [(NOW, packet)]
     while pending:  # no recursion: a packet holds 400 bundles one in another
-        part = pending.pop()
+        time, part = pending.pop()
         if part.startswith(b"#bundle\0"):
-            pending.extend(reversed(list(_elements(part))))
+            elements = [(int.from_bytes(part[8:16], "big"), element) for element in _elements(part)]
+            pending.extend(reversed(elements))
         elif part.startswith(b"/"):
-            messages.append(part)
+            messages.append((time, part))
         else:
             raise ValueError("neither a message nor a bundle")
     return messages
+
+
+def seconds(time_tag: int) -> float:
+    """A time tag as seconds since 1970, as `time.time` has it; -inf for `NOW`. From 2036 on the tags begin again at zero."""
+    if time_tag == NOW:
+        return -math.inf
+    era = 2**32 if time_tag < 2**63 else 0  # RFC 4330: the first bit tells the era, until 2104
+    return time_tag / 2**32 + era - _SECONDS_1900_TO_1970
 
 
 def _elements(bundle: bytes) -> Iterator[bytes]:
