@@ -24,6 +24,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .native import load_acquire, store_release
+from .schedule import CLOCK
 
 HOPS = 8192  # kept: a minute of the live preset
 START, STEP, POSITION, LATE = range(4)
@@ -32,7 +33,7 @@ START, STEP, POSITION, LATE = range(4)
 class Meters(NamedTuple):
     """The history: line n of hop n modulo `HOPS`."""
 
-    count: NDArray[np.int64]  # [shape=(1,)]: hops written so far; published after the line
+    hops: NDArray[np.int64]  # [shape=(1,)]: hops written so far; published after the line
     peak: NDArray[np.float32]  # [shape=(HOPS, sources + 2)]
     square: NDArray[np.float32]  # [shape=(HOPS, sources + 2)]
     times: NDArray[np.int64]  # [shape=(HOPS, 4)]
@@ -43,7 +44,7 @@ def make_meters(sources: int) -> Meters:
     """An empty history for an engine of so many sources."""
     columns = sources + 2
     return Meters(
-        count=np.zeros(1, np.int64),
+        hops=np.zeros(1, np.int64),
         peak=np.zeros((HOPS, columns), np.float32),
         square=np.zeros((HOPS, columns), np.float32),
         times=np.zeros((HOPS, 4), np.int64),
@@ -63,7 +64,7 @@ def clear(meters: Meters) -> None:
 @njit(nogil=True, cache=True)
 def record(m, s, start, end, late):  # type: ignore[no-untyped-def]
     """The hop that the engine's state `s` has just finished, begun at `start` and done at `end` (ns, monotonic clock)."""
-    count = m.count[0]
+    count = m.hops[0]
     line = count % HOPS
     sources = s.y.shape[0]
     for i in range(sources):
@@ -72,9 +73,9 @@ def record(m, s, start, end, late):  # type: ignore[no-untyped-def]
     measure_sum(m, line, sources + 1, s.y)
     m.times[line, START] = start
     m.times[line, STEP] = end - start
-    m.times[line, POSITION] = s.counts[0] * s.x.shape[1]
+    m.times[line, POSITION] = s.controls.schedule.marks[CLOCK] - s.x.shape[1]
     m.times[line, LATE] = late
-    store_release(m.count.ctypes.data, count + 1)
+    store_release(m.hops.ctypes.data, count + 1)
 
 
 @njit(nogil=True, cache=True)
@@ -82,7 +83,7 @@ def measure(m, line, column, x):  # type: ignore[no-untyped-def]
     """Peak, mean square and clips of `x` `[shape=(channels, hop)]` into one column."""
     peak = np.float32(0)
     square = np.float32(0)
-    clips = 0
+    clips = np.int64(0)
     for c in range(x.shape[0]):
         for n in range(x.shape[1]):
             value = abs(x[c, n])
@@ -99,7 +100,7 @@ def measure_sum(m, line, column, y):  # type: ignore[no-untyped-def]
     """The same for the sum of the sources `y` `[shape=(sources, channels, hop)]`."""
     peak = np.float32(0)
     square = np.float32(0)
-    clips = 0
+    clips = np.int64(0)
     for c in range(y.shape[1]):
         for n in range(y.shape[2]):
             total = np.float32(0)
@@ -117,7 +118,7 @@ def measure_sum(m, line, column, y):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def written(m):  # type: ignore[no-untyped-def]
     """Hops written so far; their lines can be read."""
-    return load_acquire(m.count.ctypes.data)
+    return load_acquire(m.hops.ctypes.data)
 
 
 # ------------------------------------------------------------------------------------------------------------ reader side

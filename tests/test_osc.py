@@ -474,7 +474,7 @@ def test_oscsend_steers_and_a_listener_sees_it(server, separator, connect):
         subprocess.run([program, HERE, str(server.port), *words], check=True, timeout=WAIT)
 
     oscsend("/streamsep/source/vocals/gain", "f", "-20")
-    until(lambda: separator.state.controls.gain[0] == pytest.approx(0.1))
+    until(lambda: separator.gain("vocals") == pytest.approx(-20))
     oscsend("/streamsep/source/accompaniment/mute", "T")
     until(lambda: separator.mute("accompaniment"))
     oscsend("/streamsep/bypass", "i", "1")

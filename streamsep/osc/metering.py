@@ -100,7 +100,7 @@ class Metering:
     @property
     def _late(self) -> int:
         """Late hops so far."""
-        return int(self._meters.times[(int(self._meters.count[0]) - 1) % meters.HOPS, meters.LATE])
+        return int(self._meters.times[(int(self._meters.hops[0]) - 1) % meters.HOPS, meters.LATE])
 
     def _packet(self, span: meters.Span) -> bytes:
         hops = len(span.times)

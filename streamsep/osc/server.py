@@ -147,7 +147,7 @@ class OscServer:
         self.host, self.services = host, services
         self.read_only, self.may_quit = read_only, may_quit
         self.changed: list[Callable[[], None]] = []  # called in the loop when the addresses may have changed (see `attach`)
-        self._listens = address, port
+        self._bound = address, port
         self._allow = [ipaddress.ip_network(network) for network in allow]
         self._counts = {"messages": 0, "malformed": 0, "refused": 0, "denied": 0, "socket_errors": 0, "faults": 0}
         self._figures: tuple[float, Mapping[str, Value]] = -STALE, {}
@@ -166,17 +166,20 @@ class OscServer:
     @property
     def port(self) -> int:
         """The UDP port listened on; before the first `start` the one asked for."""
-        return self._listens[1]
+        return self._bound[1]
 
     @property
-    def listens(self) -> tuple[str, int]:
+    def bound(self) -> tuple[str, int]:
         """The numeric address and the port that it really listens on; before the first `start` as they were told."""
-        return self._listens
+        return self._bound
 
     @property
     def counts(self) -> dict[str, int]:
         """Messages, malformed packets, messages refused, packets of hosts not allowed, socket errors, faults; the streams'."""
-        return self._counts | {"streams": len(self.streams.running)} | self.streams.counts
+        counts = self._counts | {"streams": len(self.streams.running)} | self.streams.counts
+        for service in self.services:
+            counts |= getattr(service, "counts", {})
+        return counts
 
     # ------------------------------------------------------------------------------------------------- from any thread
 
@@ -194,8 +197,8 @@ class OscServer:
             raise RuntimeError(f"the OSC server on port {self.port} runs already: call stop() first")
         # Compile, or load from Numba's cache, before sound runs.
         rings.read_tap(self.rings, 0, 0, np.empty((1, 1), np.float32))
-        self._socket = _open(*self._listens)
-        self._listens = self._socket.getsockname()[:2]
+        self._socket = _open(*self._bound)
+        self._bound = self._socket.getsockname()[:2]
         begun: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._life(begun)), name="streamsep-osc", daemon=True)
         self._thread.start()
