@@ -41,8 +41,8 @@ class Config(BaseModel):
     osc_allow: str | list[str] = Field(
         "", validate_default=True, description="other machines that may speak OSC: addresses or networks, commas between"
     )
-    osc_read_only: bool = Field(False, description="answer questions over OSC, refuse all that steers (TOML only)")
-    osc_quit: bool = Field(False, description="whether /streamsep/quit ends the daemon (TOML only)")
+    osc_read_only: bool = Field(False, description="answer questions over OSC, refuse all that steers")
+    osc_quit: bool = Field(False, description="whether /streamsep/quit ends the daemon")
     osc_jitter_ms: float = Field(20, ge=1, le=1000, description="how much later than others a packet to osc:PORT may come, ms")
     duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
     gain: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(

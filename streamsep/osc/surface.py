@@ -5,6 +5,7 @@ The rows stand in the modules that obey them; here they are joined. This module 
 
 from __future__ import annotations
 
+from .house import HOUSE
 from .row import Row, told
 from .sound import SOUND
 from .steering import STEERING
@@ -14,6 +15,7 @@ ERROR = "/streamsep/error"
 
 ROWS: tuple[Row, ...] = (
     *STEERING,
+    *HOUSE,
     *WATCHING,
     *SOUND,
     Row(ERROR, (), "the answer to a message that cannot be obeyed", told=(told("address", "s"), told("reason", "s"))),
