@@ -20,6 +20,9 @@ import soundfile  # noqa: E402
 from streamsep import model as models  # noqa: E402
 from tests import graphs  # noqa: E402
 
+pytest.register_assert_rewrite("tests.osc_client")
+from tests.osc_client import client, connect, daemon, separator, server, status, tap  # noqa: E402, F401
+
 DATA = ROOT.parent / "shared" / "data"
 
 
