@@ -33,6 +33,12 @@ def speed() -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def osc() -> str:
+    """bench/osc.py: three minutes, and as long as the malformed packets take."""
+    command = [sys.executable, "bench/osc.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def quality() -> str:
     """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
     tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
@@ -61,7 +67,11 @@ def quality() -> str:
     return "\n".join(lines)
 
 
-SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {"speed": ("Speed", speed), "quality": ("Quality", quality)}
+SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
+    "speed": ("Speed", speed),
+    "osc": ("OSC", osc),
+    "quality": ("Quality", quality),
+}
 
 
 def write(name: str, text: str) -> None:

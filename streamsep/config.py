@@ -37,7 +37,7 @@ class Config(BaseModel):
     osc_tcp_port: int | None = Field(None, ge=0, le=65535, description="its TCP port; 0: any free one [default: no TCP]")
     http: int | None = Field(None, ge=0, le=65535, description="port for OSCQuery; 0: any free one [default: no HTTP]")
     http_host: str = Field("127.0.0.1", min_length=1, description="address the HTTP port is opened at")
-    advertise: bool = Field(False, description="announce by zeroconf what listens off the loopback; on it --http does that")
+    advertise: bool = Field(False, description="announce by zeroconf to other machines, too; --http alone does to this one")
     osc_allow: str | list[str] = Field(
         "", validate_default=True, description="other machines that may speak OSC: addresses or networks, commas between"
     )

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from pythonosc.osc_bundle_builder import OscBundleBuilder
 from pythonosc.osc_message import OscMessage
@@ -18,6 +19,8 @@ from streamsep.osc import OscServer
 RATE, CHANNELS, HOP = 16000, 2, 128
 WAIT = 10.0  # s until a test gives up; none waits this long
 HERE = "127.0.0.1"
+
+LEFT, RIGHT, TONE = 0.5, 0.25, 440.0  # of `playing`: full scale, full scale, Hz
 
 
 class Client:
@@ -77,6 +80,29 @@ def bundle(when, *contents):
     for content in contents:
         builder.add_content(content)
     return builder.build()
+
+
+@contextlib.contextmanager
+def playing(tap):
+    """A tone as vocals, at the pace of real time."""
+    stop = threading.Event()
+
+    def play():
+        begun, n = time.monotonic(), 0
+        while not stop.wait(max(0, begun + n * HOP / RATE - time.monotonic())):
+            t = (n * HOP + np.arange(HOP)) / RATE
+            y = np.zeros((2, CHANNELS, HOP), np.float32)
+            y[0] = np.array([[LEFT], [RIGHT]]) * np.sin(2 * np.pi * TONE * t)
+            rings.put(tap, y)
+            n += 1
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.fixture

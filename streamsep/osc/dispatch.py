@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
-
-from pythonosc.osc_message_builder import build_msg
 
 from .. import meters
 from ..controls import ScheduleFullError
@@ -25,12 +24,13 @@ from .client import Client
 from .host import Value
 from .row import Ask, Row
 from .surface import ERROR, ROWS
-from .wire import Message, matches, parse, seconds, split
+from .wire import Message, build, parse, search, seconds, split
 
 if TYPE_CHECKING:
     from .server import OscServer
 
 MAX_ADDRESS = 128  # characters of a pattern, or of an address in an error; both keep a hostile packet short work
+MOST = 256  # addresses that one packet may reach: no packet holds up the others for long
 AHEAD = 60.0  # s that a bundle may wait for its time
 SENT = {row.address for row in ROWS if row.handler is None}  # by us: who sends them here gets no answer
 
@@ -58,6 +58,7 @@ class Dispatcher:
     def __init__(self, server: OscServer, read_only: bool) -> None:
         self.counts = {"messages": 0, "malformed": 0, "refused": 0, "socket_errors": 0}
         self._server, self._read_only = server, read_only
+        self._left, self._full = MOST, False  # of the packet in hand
 
     def handle(self, packet: bytes, client: Client) -> None:
         """Obey one packet, whatever is in it, and answer `client`."""
@@ -70,8 +71,10 @@ class Dispatcher:
         if not messages:
             return
         self.counts["messages"] += len(messages)
+        self._left, self._full = MOST, False
         self._server.renew(client)
-        with self._server.separator.together():
+        alone = len(messages) == 1 and messages[0][1].address in self._server.targets
+        with nullcontext() if alone else self._server.separator.together():
             for time_tag, group in groupby(messages, itemgetter(0)):
                 self._obey(seconds(time_tag) - time.time(), [message for _, message in group], client)
 
@@ -105,6 +108,12 @@ class Dispatcher:
 
     def _answers(self, message: Message, client: Client, waits: bool) -> Iterator[bytes]:
         targets = self._find(message.address)
+        self._left -= max(1, len(targets))
+        if self._left < 0:
+            if not self._full:
+                self._full = True
+                yield self._refusal(message.address, f"one packet reaches too much from here on: expected {MOST} addresses")
+            return
         if not targets:
             yield self._refusal(message.address, self._unknown(message.address))
         for address in targets:
@@ -112,7 +121,7 @@ class Dispatcher:
             try:
                 assert row.handler
                 values = row.handler(self._server, Ask(client, source), *self._read(row, message, waits))
-                yield build_msg(row.reply_address or address, values).dgram
+                yield build(row.reply_address or address, values)
             except ValueError as error:
                 yield self._refusal(address, str(error))
             except Exception as error:  # the host is not ours: its faults end a message, not the thread
@@ -133,7 +142,7 @@ class Dispatcher:
             return [address]
         if len(address) > MAX_ADDRESS or not set(address) & set("?*[{"):
             return []
-        return [target for target in self._server.targets if matches(address, target)]
+        return [place for place in search(address, self._server.tree) if place in self._server.targets]
 
     def _unknown(self, address: str) -> str:
         """What stands at the deepest place that the address has in common with ours; short, for nobody knows who asked."""
@@ -157,7 +166,7 @@ class Dispatcher:
 
     def _refusal(self, address: str, reason: str) -> bytes:
         self.counts["refused"] += 1
-        return bytes(build_msg(ERROR, [address[:MAX_ADDRESS], " ".join(reason.split())]).dgram)
+        return build(ERROR, [address[:MAX_ADDRESS], " ".join(reason.split())])
 
     def refuse(self, address: str, reason: str, client: Client) -> None:
         """Tell `client` that and why something cannot be obeyed."""

@@ -9,11 +9,9 @@ import reprlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pythonosc.osc_message_builder import build_msg
-
 from .client import Client
 from .leases import Lease, Leases
-from .wire import Message
+from .wire import Message, build
 
 if TYPE_CHECKING:
     from .server import OscServer
@@ -37,7 +35,7 @@ class Dumping:
         if not len(self.listeners) or not self._may():
             return
         words = " ".join(map(reprlib.repr, message.arguments or ()))
-        data = build_msg(DUMP, [f"{client.kind} {client.host}:{client.port}", message.address[:_SHORT], words]).dgram
+        data = build(DUMP, [f"{client.kind} {client.host}:{client.port}", message.address[:_SHORT], words])
         for listener in self.listeners:
             if not listener.concerns(client):
                 self._server.post(data, listener.destination)

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
-from pythonosc.osc_message_builder import build_msg
 
 from .. import meters
 from ..meters import Meters
 from .client import Client
 from .leases import Lease, Leases
+from .wire import build, bundle
 
 if TYPE_CHECKING:
     from .server import OscServer
@@ -107,9 +106,11 @@ class Metering:
         peaks = span.peak.max(axis=0) if hops else np.zeros(span.peak.shape[1])
         rms = np.sqrt(span.square.mean(axis=0, dtype=np.float64)) if hops else peaks
         names = [f"/source/{source}" for source in self._server.separator.sources] + ["/input", "/output"]
-        bundle = OscBundleBuilder(IMMEDIATELY)
-        for name, peak, level, clip in zip(names, peaks, rms, self.clips, strict=True):
-            bundle.add_content(build_msg(METER + name, [decibels(float(peak)), decibels(float(level)), int(clip)]))
         step = span.times[:, meters.STEP].max() / 1e6 if hops else 0.0
-        bundle.add_content(build_msg(f"{METER}/step", [float(step), self._late, hops]))
-        return bundle.build().dgram
+        levels = zip(names, peaks, rms, self.clips, strict=True)
+        return bundle(
+            [
+                *(build(METER + n, [decibels(float(p)), decibels(float(r)), int(clip)]) for n, p, r, clip in levels),
+                build(f"{METER}/step", [float(step), self._late, hops]),
+            ]
+        )

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pythonosc.osc_message_builder import build_msg
-
 from .client import Client
 from .host import Value
 from .leases import Lease, Leases
+from .wire import build
 
 if TYPE_CHECKING:
     from .server import OscServer
@@ -26,7 +25,7 @@ TICK = 0.02  # s
 BEAT = 1.0  # s between two heartbeats, and between two looks at the figures that always move
 MOST = 32  # listeners
 HEARTBEAT = "/streamsep/heartbeat"
-_BEAT = build_msg(HEARTBEAT).dgram
+_BEAT = build(HEARTBEAT)
 
 
 @dataclass(eq=False)
@@ -107,7 +106,7 @@ class Notify:
     def _tell(self, listeners: Iterable[Listener], values: dict[str, list[Value]]) -> None:
         listeners = list(listeners)
         for address, held in values.items() if listeners else ():
-            data = build_msg(address, held).dgram
+            data = build(address, held)
             for listener in listeners:
                 if listener.wants(address):
                     self._server.post(data, listener.destination)

@@ -103,6 +103,8 @@ class Row(NamedTuple):
 
     def read(self, message: Message) -> list[Any]:
         """The arguments of `message`, checked; ValueError says what was expected."""
+        if not self.arguments and message.tags in (",N", ",I"):
+            return []  # OSCQuery clients send nil or an impulse to what has no arguments
         if message.arguments is None:
             raise ValueError(f"type tags {reprlib.repr(message.tags)} are unknown: expected {self.usage}")
         count = len(message.arguments)

@@ -33,6 +33,7 @@ from .leases import Leases
 from .streams import Streams
 from .ticker import Ticker
 from .udp import OscError, UdpPort
+from .wire import Tree, tree
 
 __all__ = ["OscError", "OscServer", "Service", "Target"]
 
@@ -82,6 +83,7 @@ class OscServer:
     rings: Rings
     meters: Meters
     targets: dict[str, Target]  # what each concrete address means
+    tree: Tree  # the same by parts
     notify: notify.Notify
     metering: metering.Metering
     dumping: Dumping
@@ -105,6 +107,7 @@ class OscServer:
         self.changed: list[Callable[[], None]] = []  # called in the loop when the addresses may have changed (see `attach`)
         self._bound = address, port
         self._allow = [ipaddress.ip_network(network) for network in allow]
+        self._admitted = ""  # the last host that was
         self._counts = {"denied": 0, "faults": 0}
         self._figures: tuple[float, Mapping[str, Value]] = -STALE, {}
         self._thread: threading.Thread | None = None
@@ -242,6 +245,7 @@ class OscServer:
     def _use(self, separator: Separator, rings: Rings, meters: Meters) -> None:
         self.separator, self.rings, self.meters = separator, rings, meters
         self.targets = make_targets(separator)
+        self.tree = tree(self.targets)
 
     def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """Something in the loop failed that was not expected to: counted, for only the command line prints."""
@@ -265,8 +269,12 @@ class OscServer:
 
     def admits(self, host: str) -> bool:
         """Whether the host at this numeric address is listened to; who is not gets no answer, and is counted."""
+        if host == self._admitted:  # who spoke last speaks next, most of the time
+            return True
         address = ipaddress.ip_address(host.partition("%")[0])
         admitted = address.is_loopback or any(address in network for network in self._allow)
+        if admitted:
+            self._admitted = host
         self._counts["denied"] += not admitted
         return admitted
 

@@ -44,7 +44,8 @@ def _figure(name: str, key: str, tag: str, unit: str, help: str, slow: bool) -> 
 
 
 def _status(server: OscServer, ask: Ask) -> list[Value]:
-    return [part for pair in server.status(fresh=True).items() for part in pair]
+    figures = {**server.status(fresh=True), **{f"osc.{key}": count for key, count in server.counts.items()}}
+    return [part for pair in figures.items() for part in pair]
 
 
 def _echo(server: OscServer, ask: Ask, *values: Any) -> list[Value]:
