@@ -193,6 +193,19 @@ def test_another_engine_brings_its_addresses_and_everything_is_told_again(server
     assert other.bypass
 
 
+def test_meters_go_on_with_another_engine(timed, now, connect, identity):
+    client = connect(timed)
+    client.ask("/streamsep/meters/subscribe", 60)
+    other = Separator(identity, 48000, 1, "cpu")
+    history = meters.make_meters(2)
+    timed.attach(other, rings.make_rings(1 << 12, 1, 2, 2), history)
+    other.state.x[:] = 0.1
+    other.hop()
+    meters.record(history, other.state, 0, 1_000_000, 5)
+    now[0] = 1.0
+    assert meter(client)["step"] == [pytest.approx(1), 5, 1]
+
+
 def test_oscdump_hears_what_oscsend_does(server, connect):
     """Two programs that were not written here: one moves the fader, the other is told."""
     send, dump = need_program("oscsend"), need_program("oscdump")

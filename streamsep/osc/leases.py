@@ -70,7 +70,3 @@ class Leases(Generic[L]):
         for lease in self._running:
             if lease.concerns(client) and not lease.kept:
                 lease.expires = self._clock() + LEASE
-
-    def clear(self) -> None:
-        """End them all."""
-        self._running = []

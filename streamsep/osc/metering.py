@@ -56,10 +56,11 @@ class Metering:
         self._server, self._clock = server, clock
         self.attach(server.meters)
 
-    def attach(self, meters: Meters) -> None:
-        """Another engine: its meters, with no clip held."""
-        self._meters = meters
-        self.watchers.clear()
+    def attach(self, history: Meters) -> None:
+        """Another engine: its meters from now on, for everybody, with no clip held."""
+        self._meters = history
+        for watcher in self.watchers:
+            watcher.reader = meters.Reader(history)
         self.reset()
 
     def reset(self) -> None:

@@ -184,7 +184,7 @@ class OscServer:
     def attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
         """Serve another engine from now on; when this returns, nothing of the old one is used any more.
 
-        The addresses are made anew, whoever is notified hears everything again, meters' subscriptions end.
+        The addresses are made anew, whoever is notified hears everything again, meters and sound go on with what it has.
         """
         self.call(lambda: self._attach(separator, rings, meters))
 
