@@ -166,6 +166,20 @@ def test_ten_thousand_listeners_are_refused_with_an_error(timed, client):
     assert max(map(len, refusals)) < 200
 
 
+def test_listening_to_some_addresses_and_to_all(server, client, separator):
+    """As an OSCQuery client does; who hears everything goes on hearing everything."""
+    me = UdpClient(client.address, server._udp.socket)
+    server.call(lambda: server.notify.listen(me, "/streamsep/bypass"))
+    server.call(lambda: server.notify.listen(me, "/streamsep/wet"))
+    server.call(lambda: server.notify.ignore(me, "/streamsep/bypass"))
+    separator.bypass, separator.wet = True, 0.25
+    assert told(client, "/streamsep/wet") == [("/streamsep/wet", [0.25])]
+    join(client, 1)
+    server.call(lambda: server.notify.listen(me, "/streamsep/wet"))
+    separator.panic = True
+    assert told(client, "/streamsep/panic") == [("/streamsep/panic", [1])]
+
+
 def test_a_client_that_vanishes_hurts_nobody(server, client, connect, separator):
     for _ in range(10):
         gone = connect(server)

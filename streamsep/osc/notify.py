@@ -57,10 +57,12 @@ class Notify:
         """Tell `client`, which has a connection, the changes of one address until it closes; ValueError as above."""
         self._look(slow=None)
         for listener in self.listeners:
-            if listener.destination == client and listener.paths is not None:
-                listener.paths.add(address)
+            if listener.destination == client:
+                if listener.paths is not None:  # else it hears everything
+                    listener.paths.add(address)
                 return
         self.listeners.add(Listener(client, client, kept=True, paths={address}))
+        self._server.wake()
 
     def ignore(self, client: Client, address: str) -> None:
         """The end of `listen`."""

@@ -264,6 +264,10 @@ class OscServer:
     def handle(self, packet: bytes, client: Client) -> None:
         """Obey one packet, whatever is in it, and answer `client`."""
         self._dispatcher.handle(packet, client)
+        self.wake()
+
+    def wake(self) -> None:
+        """Somebody may have begun to listen to something."""
         for ticker in self._tickers:
             ticker.wake()
 

@@ -77,7 +77,7 @@ def _reset(server: OscServer, ask: Ask) -> list[Value]:
 
 _LEVELS = (told("peak", "f", "dBFS"), told("rms", "f", "dBFS"), told("clip", "i"))
 _RATE = number("rate", "Hz", *RATE)._replace(optional=False)
-_ANYTHING = Argument("anything", "i", "one argument of any type", "")
+_ANYTHING = Argument("anything", "i", "any type", "comes back")
 
 WATCHING = (
     parameter("/streamsep/version", told("version", "s"), "ask for the program's version", lambda *_: __version__),
