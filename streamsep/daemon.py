@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import model as models
+from .audioin import DEFAULT_RATE, OSC, OscInput
 from .config import Config, ConfigError
 from .device import FILE, NONE, DeviceError, PortAudioDevice
 from .engine import Separator
 from .filedevice import FileDevice
+from .filesink import FileSink
 from .live import Live
 from .osc import OscServer
+from .osc.services import places, services
 from .soundfiles import write
 
-Device = FileDevice | PortAudioDevice
+Device = FileDevice | OscInput | PortAudioDevice
 Report = dict[str, object]
 
 _SILENT = 2.0  # s without a block: the device is gone, whatever PortAudio says (a killed JACK server stays "active")
@@ -37,14 +40,22 @@ def run(config: Config, announce: Callable[[Report], None], stop: threading.Even
     device = open_device(config, model)
     separator = _separator(config, model, device)
     live = Live(separator, device)
-    osc = OscServer(_Host(config, live, stop), config.osc_host, config.osc_port)
+    osc = OscServer(
+        _Host(config, live, stop),
+        config.osc_host,
+        config.osc_port,
+        allow=config.osc_allow,
+        read_only=config.osc_read_only,
+        may_quit=config.osc_quit,
+        services=services(config),
+    )
     gone = False
     with osc:
         live.prepare()
         try:
             if not stop.is_set():
                 live.open()
-                announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"})
+                announce(describe(live) | {"osc": f"{config.osc_host}:{osc.port}"} | places(osc))
                 live.start()
                 gone = _wait(stop, live, config.duration)
         finally:
@@ -54,7 +65,7 @@ def run(config: Config, announce: Callable[[Report], None], stop: threading.Even
             write(_path(config.output), device.played[: device.position], device.sample_rate)
     elif gone:
         raise DeviceError(f"{device.name} went away: is its server still running? Start streamsep again when it is")
-    return describe(live) | live.report() | {"osc": osc.counts}
+    return _report(live) | {"osc": osc.counts}
 
 
 class _Host:
@@ -101,6 +112,8 @@ def open_device(config: Config, model: models.Model) -> Device:
     contract = model.contract
     hop_seconds = contract.hop_length / contract.sample_rate
     sources = len(contract.sources)
+    if str(config.input or "").startswith(OSC):
+        return _osc_input(config, hop_seconds, sources)
     files = [str(name or "").startswith(FILE) for name in (config.input, config.output)]
     if not any(files):
         return PortAudioDevice(config.input, config.output, config.rate, config.block, hop_seconds, sources)
@@ -115,6 +128,23 @@ def open_device(config: Config, model: models.Model) -> Device:
     if config.rate not in (None, device.sample_rate):
         raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
     return device
+
+
+def _osc_input(config: Config, hop_seconds: float, sources: int) -> OscInput:
+    """Sound from the network. It has no player's clock of its own, so none can play it (see `audioin`)."""
+    port = str(config.input).removeprefix(OSC)
+    if not port.isdecimal() or int(port) > 65535:
+        raise DeviceError(f"input={config.input!r}: expected {OSC}PORT with 0 to 65535, 0 for any free one")
+    sink = None
+    if str(config.output or "").startswith(FILE):
+        sink = FileSink(_path(config.output), config.rate or DEFAULT_RATE, 2 * sources)
+    elif config.output not in (None, NONE):
+        raise DeviceError(
+            f"input={config.input!r} with output={config.output!r}: sound from the network goes out over OSC or to a file; "
+            f"leave --output out, and play it with `streamsep listen mix --play`"
+        )
+    jitter = config.osc_jitter_ms / 1e3
+    return OscInput(config.osc_host, int(port), config.rate, config.block, hop_seconds, jitter, config.osc_allow, sink)
 
 
 def describe(live: Live) -> Report:
@@ -137,10 +167,16 @@ def describe(live: Live) -> Report:
     }
 
 
+def _report(live: Live) -> Report:
+    """The set-up and what has happened."""
+    received = {"input": live.device.counts} if isinstance(live.device, OscInput) else {}
+    return describe(live) | live.report() | received
+
+
 def _status(live: Live) -> dict[str, int | float | str]:
     """The report, flat, for OSC."""
     flat: dict[str, int | float | str] = {}
-    for key, value in (describe(live) | live.report()).items():
+    for key, value in _report(live).items():
         if isinstance(value, dict):
             flat |= {f"{key}.{part}": number for part, number in value.items()}
         elif isinstance(value, bool | int):

@@ -68,11 +68,16 @@ class Client:
         return self.ask("/streamsep/version") == [__version__]
 
 
-def until(condition):
-    end = time.monotonic() + WAIT
+def until(condition, wait=WAIT):
+    end = time.monotonic() + wait
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+def patiently(condition):
+    """`until`, for what another process does when it has started, on a busy machine."""
+    until(condition, 6 * WAIT)
 
 
 def bundle(when, *contents):
