@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What the tests drive for real: a sound server, PortAudio, an OSC client.
-APT := python3-venv libportaudio2 jackd2 pipewire pipewire-jack liblo-tools
+# What the tests drive for real: sound servers, PortAudio, OSC clients.
+APT := python3-venv libportaudio2 libasound2-plugins jackd2 pipewire pipewire-jack pulseaudio pulseaudio-utils liblo-tools \
+       puredata-core supercollider-language supercollider-server
 
 .PHONY: demo test lint bench docs song clean
 

@@ -38,6 +38,12 @@ def speed() -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def osc() -> str:
+    """bench/osc.py: three minutes, and as long as the malformed packets take."""
+    command = [sys.executable, "bench/osc.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def quality() -> str:
     """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
     tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
@@ -89,7 +95,11 @@ def _soaks(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {"speed": ("Speed", speed), "quality": ("Quality", quality)}
+SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
+    "speed": ("Speed", speed),
+    "osc": ("OSC", osc),
+    "quality": ("Quality", quality),
+}
 LONG: dict[str, tuple[str, Callable[[float], str]]] = {"live": ("Live for hours", live)}  # only when named
 
 

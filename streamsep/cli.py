@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -177,7 +177,10 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
         text = field.description or ""
         if field.default is not None:
             text += f" [default: {field.default}]"
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=text)(command)
+        flag = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            flag += f"/--no-{flag[2:]}"
+        command = click.option(flag, name, type=kind, default=None, help=text)(command)
     return command
 
 
@@ -187,7 +190,7 @@ def _flag_type(annotation: Any) -> Any:
         return click.Choice(get_args(annotation))
     if isinstance(annotation, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
-    return annotation if annotation in (str, int, float) else None
+    return annotation if annotation in (str, int, float, bool) else None
 
 
 @cli.command()
@@ -241,6 +244,8 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _announce(setup: dict[str, Any], console: Console) -> None:
     parts = setup["latency_ms"]
+    tcp = f", {setup['osc_tcp']} (TCP)" if "osc_tcp" in setup else ""
+    http = f", OSCQuery at {setup['http']}" if "http" in setup else ""
     path = "C path" if setup["c_api"] else "Python path: ONNX Runtime has no C library here"
     lines = (
         f"streamsep {__version__}: {setup['model']} ({', '.join(setup['sources'])}) on {setup['provider']}, {path}",
@@ -249,11 +254,76 @@ def _announce(setup: dict[str, Any], console: Console) -> None:
         f"latency {parts['algorithmic']:.1f} ms algorithmic + {parts['buffering']:.1f} buffering "
         f"+ {parts['device']:.1f} device = {parts['total']:.1f} ms",
         f"recording to {setup['recording']}" if setup["recording"] else "",
-        f"OSC on {setup['osc']} (UDP); Ctrl-C ends",
+        f"OSC on {setup['osc']} (UDP){tcp}{http}; Ctrl-C ends",
     )
     for line in filter(None, lines):
         console.print(line, markup=False)
     console.file.flush()
+
+
+# ----------------------------------------------------------------------------------------------------------------- listen
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the daemon runs.")
+@click.option("--port", default=9000, show_default=True, type=click.IntRange(1, 65535), help="Its OSC port.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep the sound in this WAV file.")
+@click.option("--play", is_flag=True, help="Play the sound.")
+@click.option("--device", help="The device that plays it [default: the system's].")
+@click.option("--encoding", default="f32", show_default=True, type=click.Choice(["f32", "s16"]), help="On the wire.")
+@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds of sound.")
+@json_option
+def listen(
+    source: str,
+    host: str,
+    port: int,
+    output: Path | None,
+    play: bool,
+    device: str | None,
+    encoding: str,
+    duration: float | None,
+    as_json: bool,
+) -> None:
+    """Take SOURCE, mix or input of a running daemon off the network.
+
+    \b
+    streamsep listen vocals -o vocals.wav
+    streamsep listen mix --play --host 192.168.1.20
+    streamsep listen vocals                           # only shows loss and jitter
+    """
+    from . import listen as listening
+
+    if play and output:
+        raise click.UsageError("--play and --output exclude each other")
+    with _stop_signals() as stop, listening.Listener(source, host, port, encoding) as listener:
+        sink: Any = nullcontext(listening.Nowhere())
+        if output:
+            sink = listening.wav(output, listener)
+        elif play:
+            sink = listening.Player(listener, device)
+        with sink as target, err.status("") if err.is_terminal and not as_json else nullcontext() as line:
+            tell: Any = (lambda report: line.update(_reception(report))) if line else (lambda report: None)
+            report = listening.listen(listener, target, stop, duration, tell)
+    if play:
+        report |= {"underruns": target.underruns, "skipped_frames": target.skipped}
+    if output:
+        report["file"] = str(output)
+    if as_json:
+        _print_json(report)
+    else:
+        out.print(f"{report['file']}: {_reception(report)}" if output else _reception(report), markup=False)
+    if report["gone"]:
+        raise StreamsepError(f"{host}:{port} has gone silent: is streamsep still running there? What came before is kept")
+
+
+def _reception(report: dict[str, Any]) -> str:
+    lost = report["lost_frames"] + report["sender_lost_frames"]
+    return (
+        f"{report['source']}, {report['seconds']:.1f} s at {report['measured_rate']:.1f} Hz in {report['packets']} packets; "
+        f"{lost} frames lost in {report['gaps']} gaps, {report['late']} packets late; "
+        f"jitter {report['jitter_ms']:.2f} ms, at most {report['jitter_max_ms']:.1f}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- listings
@@ -295,6 +365,21 @@ def models(as_json: bool) -> None:
         figure = "not measured" if gnsdr is None else f"{gnsdr:.2f} dB"
         table.add_row(r["name"], ", ".join(r["sources"]), f"{r['latency_ms']:g} ms", network, size, figure)
     out.print(table)
+
+
+@cli.command()
+@json_option
+def osc(as_json: bool) -> None:
+    """List the OSC addresses of a running daemon, with what they take and tell."""
+    from .osc import table as surface
+
+    rows = {row[0].strip("`"): [cell.replace("`", "").replace("*", "") for cell in row[1:]] for row in surface()}
+    if as_json:
+        keys = ("arguments", "reply", "help")
+        _print_json({"addresses": {name: dict(zip(keys, row, strict=True)) for name, row in rows.items()}})
+        return
+    for name, (arguments, reply, help) in rows.items():
+        out.print(f"{name}\n    {help}\n    {arguments} -> {reply}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _model_row(model: Any) -> dict[str, Any]:

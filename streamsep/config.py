@@ -6,6 +6,7 @@ The command line's options, the TOML keys and their help are made from the field
 from __future__ import annotations
 
 import tomllib
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,14 +25,26 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: str | None = Field(None, description="input device: index, name, words of it, or file:PATH [default: the system's]")
+    input: str | None = Field(
+        None, description="input device: index, name, words of it, file:PATH, or osc:PORT [default: the system's]"
+    )
     output: str | None = Field(None, description="output device, file:PATH, or none [default: the system's]")
     model: str = Field("live", description="a shipped model's name, or an .onnx file")
     rate: int | None = Field(None, ge=8_000, le=192_000, description="sample rate, Hz [default: the input device's]")
     block: int = Field(0, ge=0, le=8192, description="device block, frames; 0: the server's own (JACK) or one hop")
     provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
-    osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on")
+    osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
     osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
+    osc_tcp_port: int | None = Field(None, ge=0, le=65535, description="its TCP port; 0: any free one [default: no TCP]")
+    http: int | None = Field(None, ge=0, le=65535, description="port for OSCQuery; 0: any free one [default: no HTTP]")
+    http_host: str = Field("127.0.0.1", min_length=1, description="address the HTTP port is opened at")
+    advertise: bool = Field(False, description="announce by zeroconf to other machines, too; --http alone does to this one")
+    osc_allow: str | list[str] = Field(
+        "", validate_default=True, description="other machines that may speak OSC: addresses or networks, commas between"
+    )
+    osc_read_only: bool = Field(False, description="answer questions over OSC, refuse all that steers")
+    osc_quit: bool = Field(False, description="whether /streamsep/quit ends the daemon")
+    osc_jitter_ms: float = Field(20, ge=1, le=1000, description="how much later than others a packet to osc:PORT may come, ms")
     duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
     input_channels: Annotated[str | None, BeforeValidator(spell)] = Field(
         None, description="channels of the input device, such as 1,2; 1 to 8 of them [default: the first two]"
@@ -61,6 +74,30 @@ class Config(BaseModel):
     def wiring(self) -> Wiring:
         """The channels that are asked for."""
         return parse(self.input_channels, self.output_channels)
+
+    @field_validator("osc_allow")
+    @classmethod
+    def _networks(cls, value: str | list[str], info: ValidationInfo) -> list[str]:
+        """Addresses and networks that are ones; needed as soon as something listens off the loopback."""
+        networks = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        for network in networks:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError("expected addresses or networks such as 192.168.1.0/24") from None
+        for key in ("osc_host", "http_host"):
+            host = str(info.data.get(key))
+            if not networks and not is_loopback(host):
+                raise ValueError(f"expected who may speak to {key}={host!r}, for example 192.168.1.0/24 (0.0.0.0/0: anybody)")
+        return networks
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load(path: Path | None, flags: dict[str, Any]) -> Config:

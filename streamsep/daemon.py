@@ -15,13 +15,16 @@ from pathlib import Path
 
 from . import StreamsepError, native
 from . import model as models
-from .config import Config, ConfigError
+from .audioin import OscInput
+from .config import Config, ConfigError, is_loopback
 from .device import NONE, DeviceError
 from .engine import Separator
 from .filedevice import FileDevice
 from .live import Device, Live, LiveError
+from .meters import Meters
 from .opening import open_device, path_of, reopen_device
 from .osc import OscServer
+from .osc.services import places, services
 from .recorder import Recorder, RecorderError
 from .rings import Rings
 from .soundfiles import write
@@ -36,7 +39,7 @@ _BACK_WITHIN = 2.0  # s that a device which is back may take to deliver sound
 
 
 class Daemon:
-    """A device, the engine, OSC and the recorder, until it is told to stop.
+    """A device, the engine, OSC and the recorder, until it is told to stop. OSC sees it as its `osc.Host`.
 
     Parameters
     ----------
@@ -58,8 +61,17 @@ class Daemon:
         self.reopened = 0
         self._tell = tell
         self._model = models.load(config.model)
+        self._first_model = config.model
         self.live = self._build(open_device(config, self._model))
-        self._osc = OscServer(self.live.separator, self.live.rings, config.osc_host, config.osc_port, self.status)
+        self._osc = OscServer(
+            self,
+            config.osc_host,
+            config.osc_port,
+            allow=config.osc_allow,
+            read_only=config.osc_read_only,
+            may_quit=config.osc_quit,
+            services=services(config),
+        )
         self._recorder = self._new_recorder()
         self._recorder_said = ""
         self._wanted: Config | None = None
@@ -101,7 +113,7 @@ class Daemon:
                     if self.config.record:
                         self._recorder.start()
                     osc = f"{self.config.osc_host}:{self._osc.port}"
-                    announce(self.describe() | {"osc": osc, "recording": self.recording})
+                    announce(self.describe() | {"osc": osc, "recording": self.recording} | places(self._osc))
                     self._go()
                     self._serve(time.monotonic() + (self.config.duration or float("inf")))
             finally:
@@ -109,7 +121,7 @@ class Daemon:
                 self._end_take()
         self._keep_file()
         more = {"reopened": self.reopened, "recorded": self._recorder.counts, "osc": self._osc.counts}
-        return self.describe() | self.live.report() | more
+        return self._report() | more
 
     def _go(self) -> None:
         """Let sound through a device that is open."""
@@ -170,10 +182,12 @@ class Daemon:
     def _replace_live(self, live: Live) -> None:
         """Another engine, because the rate or the channels are others: recording and listeners begin anew."""
         live.prepare()
+        live.separator.follow(self.live.separator)
         recorded = self._recorder.recording
         self._end_take()
         self.live = live
         self._recorder = self._new_recorder()
+        self._osc.attach(live.separator, live.rings, live.meters)
         if recorded:
             with suppress(ValueError):  # it was told
                 self.record(True)
@@ -185,6 +199,9 @@ class Daemon:
         """
         if isinstance(self.live.device, FileDevice):
             raise ValueError("a file is being played: model and devices stay until its end")
+        reachable = not (is_loopback(self.config.osc_host) and is_loopback(self.config.http_host))
+        if model is not None and reachable and model not in (*models.shipped(), self._first_model):
+            raise ValueError(f"model={model!r}: expected a shipped one ({', '.join(models.shipped())}); others only from here")
         changes = {"model": model, "input": input, "output": output}
         wanted = (self._wanted or self.config).model_copy(update={k: v for k, v in changes.items() if v is not None})
         if model is not None:
@@ -264,6 +281,11 @@ class Daemon:
 
     # ------------------------------------------------------------------------------------------------------------- figures
 
+    def _report(self) -> Report:
+        """The set-up and what has happened."""
+        received: Report = {"input": self.live.device.counts} if isinstance(self.live.device, OscInput) else {}
+        return self.describe() | self.live.report() | received
+
     def describe(self) -> Report:
         """The set-up, for people and programs."""
         live = self.live
@@ -296,6 +318,11 @@ class Daemon:
         return self.live.rings
 
     @property
+    def meters(self) -> Meters:
+        """What its worker saw of each hop."""
+        return self.live.meters
+
+    @property
     def model(self) -> str:
         """The model's name or file, as `choose` takes it."""
         return self.config.model
@@ -313,7 +340,7 @@ class Daemon:
         """All figures, flat, for OSC."""
         flat: dict[str, int | float | str] = {"state": self.state, "problem": self.problem, "reopened": self.reopened}
         flat |= {"recording": self.recording, "pid": os.getpid()}
-        for key, value in (self.describe() | self.live.report()).items():
+        for key, value in self._report().items():
             if isinstance(value, dict):
                 flat |= {f"{key}.{part}": number for part, number in value.items()}
             elif isinstance(value, bool | int):

@@ -10,31 +10,24 @@ Block and hop: `process` takes blocks of any length and always gives back as man
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from . import native, ort, stft
+from . import controls, native, ort, stft
+from .controls import GAIN_DB, Controls, Steering, make_controls
 from .model import Model
 
+__all__ = ["GAIN_DB", "Separator"]
+
 CHANNELS = (1, 8)
-GAIN_DB = (-90.0, 24.0)  # at the lower end and below it a source is silent
 LIMIT = 1e6  # a louder sample (120 dB over full scale) is a fault of the device, not sound
 TOP_BAND = 8  # the mask above the network's band is its mean over the band's top eighth
 
 HOPS, BAD_SAMPLES, FAILED_STEPS, BAD_MASKS = range(4)
 COUNTS = ("hops", "bad_samples", "failed_steps", "bad_masks")
-
-
-class Controls(NamedTuple):
-    """What may change while sound runs: single aligned 8-byte values, each written whole, read once a hop."""
-
-    gain: NDArray[np.float64]  # [shape=(sources,)], linear
-    mute: NDArray[np.int64]  # [shape=(sources,)], 0 or 1
-    bypass: NDArray[np.int64]  # [shape=(1,)], 0 or 1
 
 
 class Hop(NamedTuple):
@@ -46,7 +39,6 @@ class Hop(NamedTuple):
     held: NDArray[np.float32]  # [shape=(sources, n_bins)]: the mask in use, kept when a step fails
     mag_scale: float
     controls: Controls
-    level: NDArray[np.float64]  # [shape=(sources + 1,)]: where the gains' ramps stand; last: bypass
     x: NDArray[np.float32]  # [shape=(channels, hop_length)]: the hop being filled
     y: NDArray[np.float32]  # [shape=(sources, channels, hop_length)]: the hop being handed out
     fill: NDArray[np.int64]  # [shape=(1,)]: samples of both that are done
@@ -76,9 +68,9 @@ def listen(s):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def after_network(s, stepped):  # type: ignore[no-untyped-def]
-    """From the network's output `s.mask` to the finished hop `s.y`; False when the mask was not one.
+    """From the network's output `s.mask` to the finished hop `s.y`; False when the network's state is to be dropped.
 
-    Without a new mask the last good one is used again.
+    That is when its mask was not one, or on a reset. Without a new mask the last good one is used again.
     """
     good = True
     if stepped:
@@ -87,14 +79,14 @@ def after_network(s, stepped):  # type: ignore[no-untyped-def]
     else:
         s.counts[FAILED_STEPS] += 1
     finish(s)
-    return good
+    return good and not controls.forgotten(s.controls)
 
 
 @njit(nogil=True, cache=True)
 def finish(s):  # type: ignore[no-untyped-def]
     """The finished hop `s.y`, through the mask in use."""
     stft.synthesise(s.transform, s.held, s.y)
-    ramp(s)
+    controls.apply(s.controls, s.transform, s.held, s.y)
     s.counts[HOPS] += 1
 
 
@@ -119,39 +111,6 @@ def take_mask(mask, held):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def ramp(s):  # type: ignore[no-untyped-def]
-    """Gains, mutes and bypass on `s.y`, moving linearly over the hop so that nothing clicks.
-
-    In bypass the first source carries the delayed input and the others are silent.
-    """
-    sources, channels, hop = s.y.shape
-    step = 1.0 / hop
-    bypass = s.level[sources]
-    bypassed = s.controls.bypass[0]  # read once: whoever sets it does so at any moment
-    bypass_by = (bypassed - bypass) * step
-    if bypass_by != 0.0 or bypass != 0.0:
-        first = s.transform.history.shape[1] - s.transform.synthesis.size
-        delayed = s.transform.history[:, first : first + hop]
-    else:
-        delayed = s.y[0]
-    for i in range(sources):
-        gain = s.level[i]
-        target = 0.0 if s.controls.mute[i] else s.controls.gain[i]
-        gain_by = (target - gain) * step
-        if gain == 1.0 and gain_by == 0.0 and bypass == 0.0 and bypass_by == 0.0:
-            continue  # the common case is exact and free
-        for c in range(channels):
-            for n in range(hop):
-                dry = bypass + bypass_by * (n + 1)
-                value = (1.0 - dry) * (gain + gain_by * (n + 1)) * s.y[i, c, n]
-                if i == 0:
-                    value += dry * delayed[c, n]
-                s.y[i, c, n] = value
-        s.level[i] = target
-    s.level[sources] = bypassed
-
-
-@njit(nogil=True, cache=True)
 def hop(s, step):  # type: ignore[no-untyped-def]
     """One whole hop from `s.x` to `s.y`; `step` is the network's `ort.Step`."""
     before_network(s)
@@ -162,7 +121,7 @@ def hop(s, step):  # type: ignore[no-untyped-def]
 def conclude(s, step, stepped):  # type: ignore[no-untyped-def]
     """The second half of `hop`, after the network `stepped` or failed to."""
     if not after_network(s, stepped):
-        step.turn[0] = ort.FROM_ZERO  # the state that made such a mask is not worth keeping
+        step.turn[0] = ort.FROM_ZERO
 
 
 @njit(nogil=True, cache=True)
@@ -202,7 +161,7 @@ def process(s, step, block, out):  # type: ignore[no-untyped-def]
 # ------------------------------------------------------------------------------------------------------------- the object
 
 
-class Separator:
+class Separator(Steering):
     """Separates a stream of samples into sources.
 
     Parameters
@@ -229,6 +188,7 @@ class Separator:
     def __init__(self, model: Model, sample_rate: int, channels: int, provider: str = "auto", use_c_api: bool = True) -> None:
         if not CHANNELS[0] <= channels <= CHANNELS[1]:
             raise ValueError(f"channels={channels} is out of range: expected {CHANNELS[0]} to {CHANNELS[1]}")
+        super().__init__()
         self.model = model
         self.sources = model.contract.sources
         self.sample_rate = sample_rate
@@ -236,6 +196,7 @@ class Separator:
         self.geometry = stft.Geometry.at(model.contract, sample_rate)
         self.network, self.provider_notes = ort.open_network(model, provider, use_c_api)
         self.state = _make_state(self.geometry, self.network, channels)
+        self.controls = self.state.controls
         self.reset()
 
     @property
@@ -321,53 +282,9 @@ class Separator:
         s.transform.reset()
         self.network.reset()
         s.held[:] = 1 / len(self.sources)
-        s.level[:-1] = np.where(s.controls.mute, 0.0, s.controls.gain)
-        s.level[-1] = s.controls.bypass[0]
+        controls.settle(s.controls)
         for array in (s.x, s.y, s.fill, s.counts):
             array[:] = 0
-
-    # ------------------------------------------------------------------------------------------------------- controls
-
-    def gain(self, source: str) -> float:
-        """Gain of `source`, dB."""
-        linear = float(self.state.controls.gain[self._index(source)])
-        return 20 * math.log10(linear) if linear > 0 else GAIN_DB[0]
-
-    def set_gain(self, source: str, db: float) -> float:
-        """Set the gain of `source` (dB, clamped to `GAIN_DB`); the value really set. It ramps over one hop.
-
-        Raises
-        ------
-        ValueError
-            no such source, or not a number.
-        """
-        if math.isnan(db):
-            raise ValueError(f"gain={db} dB is not a number: expected {GAIN_DB[0]} to {GAIN_DB[1]}")
-        db = min(max(float(db), GAIN_DB[0]), GAIN_DB[1])
-        self.state.controls.gain[self._index(source)] = 10 ** (db / 20) if db > GAIN_DB[0] else 0.0
-        return db
-
-    def mute(self, source: str) -> bool:
-        """Whether `source` is muted."""
-        return bool(self.state.controls.mute[self._index(source)])
-
-    def set_mute(self, source: str, mute: bool) -> None:
-        """Mute `source` or let it sound; ValueError if there is no such source."""
-        self.state.controls.mute[self._index(source)] = bool(mute)
-
-    @property
-    def bypass(self) -> bool:
-        """While set, the first source carries the delayed input and the others are silent."""
-        return bool(self.state.controls.bypass[0])
-
-    @bypass.setter
-    def bypass(self, on: bool) -> None:
-        self.state.controls.bypass[0] = bool(on)
-
-    def _index(self, source: str) -> int:
-        if source not in self.sources:
-            raise ValueError(f"source {source!r} is unknown: expected one of {', '.join(self.sources)}")
-        return self.sources.index(source)
 
 
 def _make_state(geometry: stft.Geometry, network: ort.Network, channels: int) -> Hop:
@@ -380,8 +297,7 @@ def _make_state(geometry: stft.Geometry, network: ort.Network, channels: int) ->
         mask=mask,
         held=np.zeros((sources, geometry.n_bins), np.float32),
         mag_scale=stft.mag_scale(transform.analysis),
-        controls=Controls(np.ones(sources), np.zeros(sources, np.int64), np.zeros(1, np.int64)),
-        level=np.zeros(sources + 1),
+        controls=make_controls(sources),
         x=np.zeros((channels, geometry.hop_length), np.float32),
         y=np.zeros((sources, channels, geometry.hop_length), np.float32),
         fill=np.zeros(1, np.int64),

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import StreamsepError, native, stats, worker
+from . import StreamsepError, meters, native, stats, worker
 from .channelmap import Routes
 from .engine import Separator
 from .rings import (
@@ -154,6 +154,7 @@ class Live:
         tap_channels = len(separator.sources) * separator.channels
         self.rings = make_rings(capacity, device.in_channels, device.out_channels, tap_channels, device.routes)
         self.times, self.handover = stats.histogram(), stats.histogram()
+        self.meters = meters.make_meters(len(separator.sources))
         self._granted: list[bool] = []  # real-time scheduling, to each thread
         self._threads: list[threading.Thread] = []
         self._seen = 0, time.monotonic()
@@ -194,6 +195,8 @@ class Live:
         for histogram in (self.times, self.handover):
             stats.record(histogram, 1)
             histogram[:] = 0
+        meters.record(self.meters, state, 0, 0, 0)
+        meters.clear(self.meters)
         clear(self.rings)
         self.separator.reset()
 
@@ -206,6 +209,7 @@ class Live:
             no block came within `timeout` seconds.
         """
         header = self.rings.header
+        header[[STOP, RUNNING]] = 0
         header[SAMPLE_RATE] = self.device.sample_rate
         if native.AVAILABLE:
             header[[GETTIME, NANOSLEEP]] = native.clock()
@@ -250,7 +254,6 @@ class Live:
 
     def start(self) -> None:
         """Let sound through; it fades in."""
-        self.rings.header[[STOP, RUNNING]] = 0
         self._granted.clear()
         priorities = native.WORKER_PRIORITY, native.UNDERSTUDY_PRIORITY
         for role, priority in zip(self._roles(), priorities, strict=False):
@@ -340,9 +343,9 @@ class Live:
         hop_ns = 1_000_000_000 * separator.geometry.hop_length // separator.sample_rate
         pause = min(max(hop_ns // 32, 50_000), 500_000)
         if not separator.native:
-            return [lambda: worker.work_in_python(separator, rings, pause, self.times, self.handover)]
+            return [lambda: worker.work_in_python(separator, rings, pause, self.times, self.handover, self.meters)]
         step, clock = separator.network.compiled, native.clock()  # type: ignore[union-attr]
         return [
-            lambda: worker.work(separator.state, step, rings, clock, pause, self.times, self.handover),
-            lambda: worker.stand_by(separator.state, rings, clock, hop_ns // MARGIN, hop_ns),
+            lambda: worker.work(separator.state, step, rings, clock, pause, self.times, self.handover, self.meters),
+            lambda: worker.stand_by(separator.state, rings, clock, hop_ns // MARGIN, hop_ns, self.meters),
         ]

@@ -1,4 +1,4 @@
-"""Which device a configuration means: a file, JACK, or one of PortAudio's."""
+"""Which device a configuration means: a file, the network, JACK, or one of PortAudio's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import jackdevice
+from .audioin import DEFAULT_RATE, OSC, OscInput
 from .config import Config
 from .device import FILE, NONE, DeviceError, PortAudioDevice
 from .filedevice import FileDevice
+from .filesink import FileSink
 from .live import Device
 from .model import Model
 
@@ -26,6 +28,8 @@ def open_device(config: Config, model: Model) -> Device:
     DeviceError
         there is none, or it cannot do what is asked.
     """
+    if str(config.input or "").startswith(OSC):
+        return _open_osc(config, model)
     if any(str(name or "").startswith(FILE) for name in (config.input, config.output)):
         return _open_file(config, model)
     source, sink = (None if name == DEFAULT else name for name in (config.input, config.output))
@@ -71,6 +75,23 @@ def _open_file(config: Config, model: Model) -> FileDevice:
     if config.rate not in (None, device.sample_rate):
         raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
     return device
+
+
+def _open_osc(config: Config, model: Model) -> OscInput:
+    """Sound from the network. It has no player's clock of its own, so none can play it (see `audioin`)."""
+    port = str(config.input).removeprefix(OSC)
+    if not port.isdecimal() or int(port) > 65535:
+        raise DeviceError(f"input={config.input!r}: expected {OSC}PORT with 0 to 65535, 0 for any free one")
+    sink = None
+    if str(config.output or "").startswith(FILE):
+        sink = FileSink(path_of(config.output), config.rate or DEFAULT_RATE, 2 * len(model.contract.sources))
+    elif config.output not in (None, NONE):
+        raise DeviceError(
+            f"input={config.input!r} with output={config.output!r}: sound from the network goes out over OSC or to a file; "
+            f"leave --output out, and play it with `streamsep listen mix --play`"
+        )
+    jitter, hop = config.osc_jitter_ms / 1e3, _hop_seconds(model)
+    return OscInput(config.osc_host, int(port), config.rate, config.block, hop, jitter, config.osc_allow, sink)
 
 
 def path_of(name: str | None) -> Path:

@@ -21,7 +21,7 @@ import time
 
 from numba import njit
 
-from . import engine, native, ort, stats
+from . import engine, meters, native, ort, stats
 from .engine import Separator
 from .rings import (
     ARMED,
@@ -51,24 +51,25 @@ NEVER = 1 << 62
 
 
 @njit(nogil=True, cache=True)
-def work(s, step, rings, clock, pause, times, handover):  # type: ignore[no-untyped-def]
+def work(s, step, rings, clock, pause, times, handover, history):  # type: ignore[no-untyped-def]
     """Separate hop after hop until STOP is set; sleep `pause` ns when there is none.
 
-    `times` gets what a hop took, `handover` how long after the arrival of its last block it was on the output ring, ns.
+    `times` gets what a hop took, `handover` how long after the arrival of its last block it was on the output ring, ns;
+    `history` is the meters'.
     """
     native.flush_denormals()
     header, hop = rings.header, s.x.shape[1]
     publish(header, RUNNING, 1)
     while position(header, STOP) == 0:
         if waiting(header, hop) and claim(header, IDLE, WORKING):
-            turn(s, step, rings, clock, times, handover)
+            turn(s, step, rings, clock, times, handover, history)
             publish(header, TOKEN, IDLE)
         else:
             native.sleep_ns(clock.nanosleep, pause)
 
 
 @njit(nogil=True, cache=True)
-def turn(s, step, rings, clock, times, handover):  # type: ignore[no-untyped-def]
+def turn(s, step, rings, clock, times, handover, history):  # type: ignore[no-untyped-def]
     """One hop of the worker's, which has the token and has it again at the end."""
     header = rings.header
     if not take(rings, s.x):
@@ -80,16 +81,19 @@ def turn(s, step, rings, clock, times, handover):  # type: ignore[no-untyped-def
     if claim(header, STEPPING, WORKING):
         engine.conclude(s, step, stepped)
         put(rings, s.y)
-        stats.record(handover, native.monotonic_ns(clock.gettime) - arrival)
+        end = native.monotonic_ns(clock.gettime)
+        stats.record(handover, end - arrival)
+        meters.record(history, s, start, end, header[LATE])
     else:
         while not claim(header, IDLE, WORKING):
             native.sleep_ns(clock.nanosleep, SHORT_PAUSE)
         engine.learn(s, step, stepped)
-    stats.record(times, native.monotonic_ns(clock.gettime) - start)
+        end = native.monotonic_ns(clock.gettime)
+    stats.record(times, end - start)
 
 
 @njit(nogil=True, cache=True)
-def stand_by(s, rings, clock, margin, pause):  # type: ignore[no-untyped-def]
+def stand_by(s, rings, clock, margin, pause, history):  # type: ignore[no-untyped-def]
     """The understudy: bridge what is not there `margin` ns before it is due, until STOP is set; look every `pause` ns."""
     native.flush_denormals()
     header, hop = rings.header, s.x.shape[1]
@@ -98,24 +102,26 @@ def stand_by(s, rings, clock, margin, pause):  # type: ignore[no-untyped-def]
         if spare > 0:
             native.sleep_ns(clock.nanosleep, min(spare, pause))
         elif claim(header, STEPPING, BRIDGING):
-            bridge(s, rings)
+            bridge(s, rings, clock, history)
             publish(header, TOKEN, IDLE)
         elif waiting(header, hop) and claim(header, IDLE, BRIDGING):
             if take(rings, s.x):
                 engine.listen(s)  # the network may be reading its input at this moment: that stays as it is
-                bridge(s, rings)
+                bridge(s, rings, clock, history)
             publish(header, TOKEN, IDLE)
         else:
             native.sleep_ns(clock.nanosleep, min(margin // 2, pause))
 
 
 @njit(nogil=True, cache=True)
-def bridge(s, rings):  # type: ignore[no-untyped-def]
+def bridge(s, rings, clock, history):  # type: ignore[no-untyped-def]
     """Finish the hop with the last mask, and count it as late."""
+    start = native.monotonic_ns(clock.gettime)
     engine.finish(s)
     rings.header[BRIDGED] += 1
     if put(rings, s.y):
         rings.header[LATE] += 1
+    meters.record(history, s, start, native.monotonic_ns(clock.gettime), rings.header[LATE])
 
 
 @njit(nogil=True, cache=True)
@@ -142,7 +148,7 @@ def dry_at(header):  # type: ignore[no-untyped-def]
     return when + (calls + 1) * block * 1_000_000_000 // rate
 
 
-def work_in_python(separator: Separator, rings: Rings, pause: int, times, handover) -> None:  # type: ignore[no-untyped-def]
+def work_in_python(separator: Separator, rings: Rings, pause: int, times, handover, history) -> None:  # type: ignore[no-untyped-def]
     """`work` where ONNX Runtime has no C library: slower, at the mercy of the GIL, and without an understudy."""
     publish(rings.header, RUNNING, 1)
     while not rings.header[STOP]:
@@ -152,5 +158,7 @@ def work_in_python(separator: Separator, rings: Rings, pause: int, times, handov
         start = time.monotonic_ns()
         separator.hop()
         put(rings, separator.state.y)
-        stats.record(times, time.monotonic_ns() - start)
-        stats.record(handover, time.monotonic_ns() - start)
+        end = time.monotonic_ns()
+        for histogram in (times, handover):
+            stats.record(histogram, end - start)
+        meters.record(history, separator.state, start, end, rings.header[LATE])

@@ -20,6 +20,9 @@ import soundfile  # noqa: E402
 from streamsep import model as models  # noqa: E402
 from tests import graphs  # noqa: E402
 
+pytest.register_assert_rewrite("tests.osc_client")
+from tests.osc_client import client, connect, daemon, separator, server, status, tap  # noqa: E402, F401
+
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -90,9 +93,9 @@ def jack(tmp_path, monkeypatch):
 
     monkeypatch.setenv("JACK_DEFAULT_SERVER", "streamsep-test")
     monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
-    server = servers.JackServer(tmp_path / "jackd.log")
+    jackd = servers.JackServer(tmp_path / "jackd.log")
     try:
-        yield server.start()
+        yield jackd.start()
     finally:
         running.end_all()
-        server.end()
+        jackd.end()

@@ -148,6 +148,13 @@ def test_run_time_failures_are_one(tmp_path, song_file):
     fails(run("run", "--input", f"file:{tmp_path}/x.raw"), 1, "x.raw")
 
 
+def test_osc_addresses_are_listed():
+    out = run("osc")
+    assert "/streamsep/source/<name>/gain\n    a source's gain\n    [gain]: f, i, d, h or a numeric s (dB," in out.stdout
+    addresses = json.loads(run("osc", "--json").stdout)["addresses"]
+    assert addresses["/streamsep/panic"]["reply"] == "panic i"
+
+
 def test_osc_port_in_use(song_file):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))

@@ -23,6 +23,9 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
         ("osc_port = 70000", "osc_port=70000"),
         ("provider = 'tpu'", "provider='tpu': expected 'auto', 'cpu' or 'cuda'"),
         ("duration = 0", "duration=0"),
+        ('osc_host = "0.0.0.0"', "osc_allow='': expected who may speak to osc_host='0.0.0.0', for example 192.168.1.0/24"),
+        ('http_host = "::"', "expected who may speak to http_host='::'"),
+        ('osc_allow = "10.0.0.0/99"', "osc_allow='10.0.0.0/99': expected addresses or networks such as 192.168.1.0/24"),
         ("= 3", "not TOML"),
         ("input_channels = [0]", "input_channels=[0]: expected channels from 1 to 64, such as 1,2"),
         ("[output_channels]\nvocals = [1, 1]", "output_channels={'vocals': [1, 1]}: expected each channel once"),
@@ -46,6 +49,16 @@ def test_channels_are_the_same_as_words_and_as_toml(tmp_path):
     assert config.wiring.inputs == (3, 4)
     assert config.wiring.outputs == {"vocals": (1, 2), "mix": (3,)}
     assert config.host_api == {"exclusive": True}
+
+
+def test_who_may_speak_to_us_from_elsewhere(tmp_path):
+    assert load(None, {}).osc_allow == []
+    assert load(None, {"osc_host": "::1"}).osc_allow == []
+    assert load(None, {"osc_host": "::", "osc_allow": "192.168.1.0/24, fe80::/10"}).osc_allow == ["192.168.1.0/24", "fe80::/10"]
+    path = tmp_path / "c.toml"
+    path.write_text('osc_allow = ["10.0.0.7"]\nosc_read_only = true\n')
+    config = load(path, {"osc_host": "0.0.0.0"})
+    assert (config.osc_allow, config.osc_read_only, config.osc_quit) == (["10.0.0.7"], True, False)
 
 
 def test_missing_file(tmp_path):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from streamsep import model
+from streamsep.controls import ScheduleFullError
 from streamsep.engine import GAIN_DB, Separator
+from streamsep.schedule import MOST
 from tests import graphs
 from tests.conftest import DATA, need_data
 
@@ -221,7 +223,7 @@ def test_controls_answer_with_what_was_really_set(lstm):
     separator = Separator(lstm, 48000, 1)
     assert separator.set_gain("vocals", 99) == GAIN_DB[1]
     assert separator.set_gain("vocals", -np.inf) == GAIN_DB[0]
-    assert separator.state.controls.gain[0] == 0
+    assert separator.gain("vocals") == GAIN_DB[0]
     assert separator.set_gain("vocals", -6.5) == -6.5
     assert separator.gain("vocals") == pytest.approx(-6.5)
     separator.set_mute("accompaniment", True)
@@ -230,6 +232,194 @@ def test_controls_answer_with_what_was_really_set(lstm):
         separator.set_gain("drums", 0)
     with pytest.raises(ValueError, match="nan"):
         separator.set_gain("vocals", np.nan)
+    separator.output_gain = 99
+    assert separator.output_gain == pytest.approx(GAIN_DB[1])
+    with pytest.raises(ValueError, match=r"wet=1.5 is out of range: expected 0 to 1"):
+        separator.wet = 1.5
+
+
+def played(separator, x, act):
+    """A second of `x`, then `act`, then the rest; all sources, [shape=(sources, samples)] of one channel."""
+    first = separator.process(x[:, :48_000])
+    act()
+    return np.concatenate([first, separator.process(x[:, 48_000:])], -1)[:, 0]
+
+
+def clickless(y, steepest=2 * np.pi * 1000 / 48000):
+    """No step of the sources' sum is steeper than the tone's own and its fade over one hop; after the first fill."""
+    return np.abs(np.diff(y.sum(0)[2000:])).max() < steepest + 1.1 / 384
+
+
+def test_solo_silences_the_others_and_mute_wins_over_it(lstm):
+    separator = Separator(lstm, 48000, 1)
+    y = played(separator, tone(96_000), lambda: separator.set_solo("vocals", True))
+    assert clickless(y)
+    assert np.abs(y[1, 48_768:]).max() == 0
+    plain = played(Separator(lstm, 48000, 1), tone(96_000), lambda: None)
+    np.testing.assert_array_equal(y[0], plain[0])
+    separator.set_mute("vocals", True)
+    assert np.abs(separator.process(tone(9600))[..., 768:]).max() == 0
+    separator.set_solo("vocals", False)
+    separator.process(tone(768))
+    assert np.abs(separator.process(tone(9600))[1]).max() > 0.1
+
+
+def test_output_gain_reaches_all_and_bypass_too(lstm):
+    separator = Separator(lstm, 48000, 1)
+    x = tone(96_000)
+    plain = played(Separator(lstm, 48000, 1), x, lambda: None)
+
+    def act():
+        separator.output_gain = -20
+
+    y = played(separator, x, act)
+    assert clickless(y)
+    np.testing.assert_allclose(y[:, 48_768:], 0.1 * plain[:, 48_768:], atol=1e-6)
+    separator.bypass = True
+    y = separator.process(x)[:, 0]
+    np.testing.assert_allclose(y[0, 2000:], 0.1 * x[0, 2000 - 768 : -768], atol=1e-6)
+
+
+@pytest.mark.parametrize("wet", [0.0, 0.25])
+def test_dry_is_the_input_as_late_as_the_sources(lstm, wet):
+    separator = Separator(lstm, 48000, 1)
+    x = tone(96_000)
+    separator.set_mute("accompaniment", True)
+    plain = played(Separator(lstm, 48000, 1), x, lambda: None)
+
+    def act():
+        separator.wet = wet
+
+    y = played(separator, x, act)
+    assert clickless(y)
+    expected = wet * plain[0, 48_768:] + (1 - wet) * x[0, 48_768 - 768 : -768]
+    np.testing.assert_allclose(y.sum(0)[48_768:], expected, atol=1e-6)
+
+
+def test_panic_is_silence_within_a_hop_and_ends_without_a_click(lstm):
+    separator = Separator(lstm, 48000, 1)
+    hop = separator.geometry.hop_length
+
+    def act():
+        separator.panic = True
+
+    y = played(separator, tone(96_000), act)
+    assert clickless(y)
+    assert np.abs(y[:, 48_000 + 2 * hop :]).max() == 0  # what was already made of this hop, and one to fade
+    separator.panic = False
+    assert np.abs(separator.process(tone(9600))).max() > 0.1
+
+
+@pytest.mark.parametrize("use_c_api", [True, False])
+@pytest.mark.parametrize("lengths", [graphs.LIVE, graphs.STUDIO], ids=["live", "studio"])
+def test_a_reset_forgets_what_was_heard_and_does_not_click(tmp_path, lengths, use_c_api):
+    chosen = model.load(graphs.lstm(tmp_path / "m.onnx", **lengths))
+    separator = Separator(chosen, 48000, 1, use_c_api=use_c_api)
+    hop = separator.geometry.hop_length
+    x = tone(200 * hop)
+    before = separator.process(x[:, : 100 * hop])
+    separator.forget()
+    y = np.concatenate([before, separator.process(x[:, 100 * hop :])], -1)[:, 0]
+    assert clickless(y)
+    gap = 1 + 1 + separator.latency // hop  # the hop that waits to be handed out, the fade, the windows
+    assert np.abs(y[:, 102 * hop : (100 + gap) * hop]).max() == 0
+    assert np.abs(y.sum(0)[(101 + gap) * hop :]).max() == pytest.approx(1, abs=1e-3)
+    # The engine is as a new one that heard nothing before the hop after the fade.
+    new = Separator(chosen, 48000, 1).process(x[:, 101 * hop :])[:, 0]
+    np.testing.assert_array_equal(y[:, (103 + gap) * hop :], new[:, (2 + gap) * hop :])
+
+
+def test_what_belongs_together_takes_effect_in_one_hop(identity):
+    """While it is being written, the engine goes on with the old values, all of them."""
+    separator = Separator(identity, 48000, 1)
+    x = np.ones((1, 4800), np.float32)
+    separator.process(x)
+    with separator.together():
+        separator.set_gain("vocals", -20)
+        with separator.together():
+            separator.output_gain = -20
+        np.testing.assert_allclose(separator.process(x)[0, 0], 1, atol=1e-6)
+        assert separator.gain("vocals") == pytest.approx(-20)
+    assert separator.process(x)[0, 0, -1] == pytest.approx(0.01, abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ in good time
+
+
+def test_a_change_lands_in_the_hop_of_its_position(identity):
+    separator = Separator(identity, 48000, 1)
+    hop = separator.geometry.hop_length
+    separator.process(np.ones((1, 10 * hop), np.float32))
+    assert separator.clock == 10 * hop
+    with separator.at(20 * hop + 5):
+        assert separator.set_gain("vocals", -200) == GAIN_DB[0]
+        separator.set_mute("accompaniment", True)
+    assert separator.gain("vocals") == 0  # not yet
+    y = separator.process(np.ones((1, 20 * hop), np.float32))[0, 0]
+    falling = np.flatnonzero(np.diff(y) < -1e-6)
+    # y is handed out one hop after it was made: what hop 20 made, from here on the 11th.
+    assert (falling[0], falling[-1]) == (11 * hop - 1, 12 * hop - 2)
+    assert separator.gain("vocals") == GAIN_DB[0]
+    assert separator.mute("accompaniment")
+
+
+def test_changes_act_in_the_order_of_their_time_and_then_of_their_coming(identity):
+    separator = Separator(identity, 48000, 1)
+    hop = separator.geometry.hop_length
+    rng = np.random.default_rng(0)
+    expected = {}
+    for n, position in enumerate(rng.integers(0, 40 * hop, 300)):
+        with separator.at(int(position)):
+            separator.output_gain = -n / 10
+        expected[int(position)] = -n / 10
+    for k in range(40):
+        separator.process(np.zeros((1, hop)))
+        due = [p for p in expected if p < (k + 1) * hop]
+        if due:
+            assert separator.output_gain == pytest.approx(expected[max(due)])
+
+
+def test_what_is_over_acts_with_the_next_hop_and_the_number_that_waits_is_bounded(identity):
+    separator = Separator(identity, 48000, 1)
+    separator.process(np.zeros((1, 48_000)))
+    with separator.at(7):
+        separator.bypass = True
+    assert not separator.bypass
+    separator.process(np.zeros((1, 384)))
+    assert separator.bypass
+    for n in range(MOST // 4):
+        with separator.at(10**9 + n):
+            for source in separator.sources:
+                separator.set_gain(source, -1)
+                separator.set_mute(source, True)
+    with pytest.raises(ScheduleFullError, match=r"changes=1 with room for 0"), separator.at(0):
+        separator.bypass = False
+    separator.bypass = False  # at once is still to be had
+    separator.process(np.zeros((1, 384)))
+    assert not separator.bypass
+    assert separator.gain("vocals") == 0
+
+
+def test_the_schedule_outlives_a_reset(identity):
+    separator = Separator(identity, 48000, 1)
+    separator.process(np.zeros((1, 4800)))
+    with separator.at(9600):
+        separator.panic = True
+    separator.reset()
+    assert separator.clock == 12 * 384
+    separator.process(np.zeros((1, 9600)))
+    assert separator.panic
+
+
+def test_another_engine_can_follow(lstm, identity):
+    one, other = Separator(lstm, 48000, 1), Separator(identity, 16000, 2)
+    one.set_gain("vocals", -3)
+    one.set_solo("accompaniment", True)
+    one.wet = 0.5
+    other.follow(one)
+    assert other.gain("vocals") == pytest.approx(-3)
+    assert other.solo("accompaniment")
+    assert other.wet == 0.5
 
 
 @pytest.mark.parametrize(

@@ -113,14 +113,18 @@ def subscribe(port, source, seconds):
         listener.settimeout(1)
         message = build_msg("/streamsep/audio/subscribe", [source]).dgram
         listener.sendto(message, ("127.0.0.1", port))
-        reply = OscMessage(listener.recv(2048))
-        assert reply.address == "/streamsep/audio/subscribe"
-        packets, end = [], time.monotonic() + seconds
+        packets, others, end = [], set(), time.monotonic() + seconds
         while time.monotonic() < end:
-            _, sequence, index, rate, channels, blob = OscMessage(listener.recv(2048)).params
+            message = OscMessage(listener.recv(2048))
+            if message.address != "/streamsep/audio":
+                others.add(message.address)
+                continue
+            _, sequence, channels, encoding, blob, index, rate = message.params
             assert sequence == len(packets)
-            assert (rate, channels) == (48000, 2)
+            assert (channels, encoding) == (2, "f32")
+            assert rate == pytest.approx(48000, rel=0.05)  # as measured
             packets.append((index, np.frombuffer(blob, "<f4").reshape(-1, channels)))
+    assert others == {"/streamsep/audio/format", "/streamsep/audio/subscribe"}
     indices = np.concatenate([index + np.arange(len(frames)) for index, frames in packets])
     return indices, np.concatenate([frames for _, frames in packets])
 

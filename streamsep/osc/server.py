@@ -1,129 +1,210 @@
-"""One thread, one socket: it takes packets, has them obeyed, answers their sender, and serves the listeners in between.
+"""One thread, one asyncio loop: it takes packets, has them obeyed, and serves the listeners in between.
 
 The audio path neither waits for this thread nor knows of it: controls cross as the engine's aligned 8-byte values, samples
-through the tap. The port is open to whoever reaches it, so no packet ends the thread or holds it up: what is malformed is
-counted and forgotten, what cannot be obeyed is answered with one line of reason, and a flood waits its turn.
+through the tap, levels through the meters.
 
-This module knows no address by name but the error's: what a message means is `surface.py`'s, how it is written `wire.py`'s.
+`handle` is the one way in for a packet, whatever brought it; a `Client` is the one way out. Other transports and the
+announcements live in the same loop as `Service`s. This module knows no address: what is done with a packet is `dispatch.py`'s.
 """
 
 from __future__ import annotations
 
-import errno
-import selectors
-import socket
+import asyncio
+import concurrent.futures
+import contextlib
+import ipaddress
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from pythonosc.osc_message_builder import build_msg
 
-from .. import StreamsepError, rings
+from .. import rings
 from ..engine import Separator
+from ..meters import Meters
 from ..rings import Rings
-from .streams import Address, Streams
-from .surface import ERROR, ROWS, SENT, Ask, Value
-from .wire import Message, matches, parse, split
+from . import metering, notify
+from .client import Address, Client, UdpClient
+from .dispatch import Dispatcher, Target, make_targets
+from .dumping import Dumping
+from .host import Host, Value
+from .leases import Leases
+from .streams import Streams
+from .ticker import Ticker
+from .udp import OscError, UdpPort
+from .wire import Tree, tree
+
+__all__ = ["OscError", "OscServer", "Service", "Target"]
 
 POLL = 0.003  # s between two looks at the tap while somebody listens
-RECEIVE = 64  # datagrams in a row: a flood of messages must not starve the listeners
-MAX_PACKET = 8192  # bytes of a packet to us; what is longer is cut off, and so malformed
-MAX_ADDRESS = 128  # characters of a pattern, or of an address in an error; both keep a hostile packet short work
+STALE = 0.25  # s for which the host's figures are kept: feedback asks for each of them
 STOP_WITHIN = 5.0  # s
 
 
-class OscError(StreamsepError):
-    """The OSC server cannot listen where it was told to."""
+class Service(Protocol):
+    """Something else that lives in the server's loop: another transport, an announcement."""
+
+    async def start(self, server: OscServer) -> None:
+        """Begin; a StreamsepError ends the server's start. The UDP port is open already (`OscServer.port`)."""
+
+    async def stop(self) -> None:
+        """End, soon."""
 
 
 class OscServer:
-    """Listens for OSC on one UDP port, in one thread, from `start` to `stop`.
+    """Listens for OSC on one UDP port and what `services` bring, in one thread, from `start` to `stop`.
 
     Parameters
     ----------
-    separator
-        whose gains, mutes and bypass it sets.
-    rings
-        whose tap the listeners get.
-    host, port
+    host
+        the daemon: whose engine, rings and meters it serves, and what it steers.
+    address, port
         where to listen; port 0 takes any free one (see `port`).
-    status
-        figures for `/streamsep/status`; called in the server's thread, so it must be quick.
+    allow
+        addresses or networks ("192.168.1.0/24") that are listened to, besides this machine's own loopback.
+    read_only
+        answer questions and subscriptions, refuse everything that steers.
+    may_quit
+        whether `/streamsep/quit` ends the daemon.
+    services
+        started with the UDP port open, stopped in reverse order.
     clock
         s, for the listeners' leases.
 
     Raises
     ------
     ValueError
-        `rings` was not made for this separator, or no such port can be.
+        the rings were not made for the separator, no such port can be, or `allow` holds what is no network.
     """
+
+    host: Host
+    separator: Separator
+    rings: Rings
+    meters: Meters
+    targets: dict[str, Target]  # what each concrete address means
+    tree: Tree  # the same by parts
+    notify: notify.Notify
+    metering: metering.Metering
+    dumping: Dumping
 
     def __init__(
         self,
-        separator: Separator,
-        rings: Rings,
-        host: str = "127.0.0.1",
+        host: Host,
+        address: str = "127.0.0.1",
         port: int = 9000,
-        status: Callable[[], Mapping[str, Value]] = dict,
+        *,
+        allow: Sequence[str] = (),
+        read_only: bool = False,
+        may_quit: bool = False,
+        services: Sequence[Service] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 0 <= port <= 65535:
             raise ValueError(f"port={port} is out of range: expected 0 to 65535")
-        self.separator = separator
-        self.status = status
-        self.streams = Streams(separator, rings, self._send, clock)
-        self._host, self._port = host, port
-        self._rings = rings
-        self._counts = {"messages": 0, "malformed": 0, "refused": 0, "socket_errors": 0}
-        self._targets = {
-            row.address.replace("<name>", name): (row, name)
-            for row in ROWS
-            if row.handler
-            for name in (separator.sources if "<name>" in row.address else [""])
-        }
+        self.host, self.services = host, services
+        self.may_quit = may_quit
+        self.changed: list[Callable[[], None]] = []  # called in the loop when the addresses may have changed (see `attach`)
+        self._bound = address, port
+        self._allow = [ipaddress.ip_network(network) for network in allow]
+        self._admitted = ""  # the last host that was
+        self._counts = {"denied": 0, "faults": 0}
+        self._figures: tuple[float, Mapping[str, Value]] = -STALE, {}
         self._thread: threading.Thread | None = None
+        self.streams = Streams(host.separator, host.rings, clock)
+        self._use(host.separator, host.rings, host.meters)
+        self.notify = notify.Notify(self, clock)
+        self.metering = metering.Metering(self, clock)
+        self.dumping = Dumping(self, clock)
+        self._leases: list[Leases[Any]] = [self.notify.listeners, self.metering.watchers, self.dumping.listeners]
+        self._dispatcher = Dispatcher(self, read_only)
+        self._tickers = [
+            Ticker(POLL, self._pump),
+            Ticker(notify.TICK, self.notify.tick),
+            Ticker(notify.BEAT, self.notify.beat),
+            Ticker(metering.TICK, self.metering.tick),
+        ]
 
     @property
     def port(self) -> int:
-        """The port listened on; before the first `start` the one asked for."""
-        return self._port
+        """The UDP port listened on; before the first `start` the one asked for."""
+        return self._bound[1]
+
+    @property
+    def bound(self) -> tuple[str, int]:
+        """The numeric address and the port that it really listens on; before the first `start` as they were told."""
+        return self._bound
 
     @property
     def counts(self) -> dict[str, int]:
-        """Messages taken, malformed packets, messages refused, socket errors; streams, packets and frames lost."""
-        return self._counts | {"streams": len(self.streams.running)} | self.streams.counts
+        """Messages, malformed packets, messages refused, packets of hosts not allowed, socket errors, faults; the streams'."""
+        counts = self._dispatcher.counts | self._counts | {"streams": len(self.streams.running)} | self.streams.counts
+        for service in self.services:
+            counts |= getattr(service, "counts", {})
+        return counts
+
+    # ------------------------------------------------------------------------------------------------- from any thread
 
     def start(self) -> None:
         """Open the socket and begin to answer.
 
         Raises
         ------
-        OscError
-            the host or port cannot be had.
+        OscError, StreamsepError
+            the host or port cannot be had, or a service cannot start.
         RuntimeError
             it runs already.
         """
         if self._thread is not None:
             raise RuntimeError(f"the OSC server on port {self.port} runs already: call stop() first")
         # Compile, or load from Numba's cache, before sound runs.
-        rings.read_tap(self._rings, 0, 0, np.empty((1, 1), np.float32))
-        self._socket = _open(self._host, self._port)
-        self._port = self._socket.getsockname()[1]
-        self._wake, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="streamsep-osc", daemon=True)
+        rings.read_tap(self.rings, 0, 0, np.empty((1, 1), np.float32))
+        self._udp = UdpPort(*self._bound)
+        self._bound = self._udp.bound
+        begun: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._life(begun)), name="streamsep-osc", daemon=True)
         self._thread.start()
+        try:
+            begun.result()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End the thread and close the socket, in `STOP_WITHIN` at most; harmless when it does not run."""
         if self._thread is None:
             return
-        self._wake.close()
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(STOP_WITHIN)
-        self._socket.close()
-        self._woken.close()
+        self._udp.close()
         self._thread = None
         self.streams.running.clear()
+
+    def attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+        """Serve another engine from now on; when this returns, nothing of the old one is used any more.
+
+        The addresses are made anew, whoever is notified hears everything again, meters and sound go on with what it has.
+        """
+        self.call(lambda: self._attach(separator, rings, meters))
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run `function` in the server's thread and wait for its end; at once where no thread runs. Its exception is raised."""
+        if self._thread is None or threading.current_thread() is self._thread:
+            function()
+            return
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def call() -> None:
+            try:
+                function()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._loop.call_soon_threadsafe(call)
+        done.result(STOP_WITHIN)
 
     def __enter__(self) -> OscServer:
         self.start()
@@ -132,110 +213,106 @@ class OscServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # ----------------------------------------------------------------------------------------------------- its thread
+    # ----------------------------------------------------------------------------------------------------- in its loop
 
-    def _run(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
-            selector.register(self._woken, selectors.EVENT_READ)
-            while True:
-                events = selector.select(POLL if self.streams.running else None)
-                ready = [key.fileobj for key, _ in events]
-                if self._socket in ready:
-                    self._receive()
-                self.streams.pump()  # when told to end, too: the last hops are out
-                if self._woken in ready:
-                    return
-
-    def _receive(self) -> None:
-        for _ in range(RECEIVE):
+    async def _life(self, begun: concurrent.futures.Future[None]) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(self._fault)
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                packet, sender = self._socket.recvfrom(MAX_PACKET)
-            except BlockingIOError:
+                for service in self.services:
+                    stack.push_async_callback(service.stop)
+                    await service.start(self)
+            except BaseException as error:
+                begun.set_exception(error)
                 return
-            except OSError:  # Windows reports here that an earlier packet reached nobody
-                self._counts["socket_errors"] += 1
-                return
-            self.handle(packet, sender)
+            self._udp.read(self._receive)
+            begun.set_result(None)
+            await self._end.wait()
+            self._udp.silence()
+            self._pump()  # the last hops go out
+            for ticker in self._tickers:
+                ticker.stop()
 
-    def handle(self, packet: bytes, sender: Address) -> None:
-        """Obey one packet, whatever is in it, and answer `sender`."""
-        try:
-            messages = [parse(data) for data in split(packet)]
-        except Exception:  # see `parse`; there is nobody to tell but the counter
-            self._counts["malformed"] += 1
-            return
-        for message in messages:
-            if message.address not in SENT:  # else two servers, or one that listens to itself, would go on for ever
-                self._counts["messages"] += 1
-                self.streams.renew(sender)
-                self._answer(message, sender)
+    def _attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+        self.streams.attach(separator, rings)
+        self._use(separator, rings, meters)
+        self.metering.attach(meters)
+        self.notify.restart()
+        for tell in self.changed:
+            tell()
 
-    def _answer(self, message: Message, sender: Address) -> None:
-        targets = self._find(message.address)
-        if not targets:
-            self._refuse(message.address, self._unknown(), sender)
-        for address in targets:
-            row, source = self._targets[address]
-            try:
-                assert row.handler
-                values = row.handler(self, Ask(sender, source), *row.read(message))
-                reply = build_msg(row.reply_address or address, values).dgram
-            except ValueError as error:
-                self._refuse(address, str(error), sender)
-            except Exception as error:  # `status` is not ours: its faults end a message, not the thread
-                self._refuse(address, f"failed: {type(error).__name__}: {error}", sender)
-            else:
-                self._reply(reply, sender)
+    def _use(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+        self.separator, self.rings, self.meters = separator, rings, meters
+        self.targets = make_targets(separator)
+        self.tree = tree(self.targets)
 
-    def _find(self, address: str) -> list[str]:
-        """The addresses that a message's address, or pattern, means."""
-        if address in self._targets:
-            return [address]
-        if len(address) > MAX_ADDRESS or not set(address) & set("?*[{"):
-            return []
-        return [target for target in self._targets if matches(address, target)]
+    def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """Something in the loop failed that was not expected to: counted, for only the command line prints."""
+        self._counts["faults"] += 1
 
-    def _unknown(self) -> str:
-        known = ", ".join(row.address for row in ROWS if row.handler)
-        return f"address is unknown: expected one of {known} with <name> one of {', '.join(self.separator.sources)}"
+    def _pump(self) -> bool:
+        self.streams.pump()
+        return bool(self.streams.running)
 
-    def _refuse(self, address: str, reason: str, sender: Address) -> None:
-        self._counts["refused"] += 1
-        self._reply(build_msg(ERROR, [address[:MAX_ADDRESS], " ".join(reason.split())]).dgram, sender)
+    def _receive(self, packet: bytes, client: Client) -> None:
+        if self.admits(client.host):
+            self.handle(packet, client)
 
-    def _reply(self, data: bytes, sender: Address) -> None:
-        try:
-            self._send(data, sender)
-        except OSError:  # who asked has gone, or its buffer is full
-            self._counts["socket_errors"] += 1
+    # ------------------------------------------------------------------------- for those who live in the loop, too
 
-    def _send(self, data: bytes, destination: Address) -> None:
-        self._socket.sendto(data, destination)
+    def handle(self, packet: bytes, client: Client) -> None:
+        """Obey one packet, whatever is in it, and answer `client`."""
+        self._dispatcher.handle(packet, client)
+        self.wake()
 
+    def wake(self) -> None:
+        """Somebody may have begun to listen to something."""
+        for ticker in self._tickers:
+            ticker.wake()
 
-def _open(host: str, port: int) -> socket.socket:
-    """A bound, non-blocking UDP socket; OscError names the flag that cures."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OscError(f"OSC host {host!r} is unknown ({reason}): choose another with --osc-host") from error
-    # "localhost" means both; OSC programs are at home on IPv4
-    family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
-    opened = socket.socket(family, kind, protocol)
-    opened.setblocking(False)
-    try:
-        opened.bind(address)
-    except OSError as error:
-        opened.close()
-        raise OscError(_why(host, port, error)) from error
-    return opened
+    def admits(self, host: str) -> bool:
+        """Whether the host at this numeric address is listened to; who is not gets no answer, and is counted."""
+        if host == self._admitted:  # who spoke last speaks next, most of the time
+            return True
+        address = ipaddress.ip_address(host.partition("%")[0])
+        admitted = address.is_loopback or any(address in network for network in self._allow)
+        if admitted:
+            self._admitted = host
+        self._counts["denied"] += not admitted
+        return admitted
 
+    def reach(self, address: Address, port: int) -> UdpClient:
+        """The client at a UDP port of the host at `address`, which came by another transport."""
+        return self._udp.reach(address, port)
 
-def _why(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"OSC port {port} on {host} is in use: choose another with --osc-port"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"OSC host {host} is not an address of this machine: choose another with --osc-host"
-    return f"OSC port {port} on {host} cannot be opened ({error.strerror}): choose another with --osc-port"
+    def renew(self, client: Client) -> None:
+        """A sign of life of `client`."""
+        self.streams.renew(client)
+        for leases in self._leases:
+            leases.renew(client)
+
+    def forget(self, client: Client) -> None:
+        """The connection of `client` has ended, and with it all that goes there or was asked for from there."""
+        self.streams.unsubscribe(client)
+        for leases in self._leases:
+            leases.end(client)
+
+    def values(self, address: str) -> list[Value] | None:
+        """What an address holds now; None where that cannot be told."""
+        return self._dispatcher.values(address)
+
+    def status(self, fresh: bool = False) -> Mapping[str, Value]:
+        """The host's figures, at most `STALE` old."""
+        now = time.monotonic()
+        if fresh or now - self._figures[0] >= STALE:
+            self._figures = now, self.host.status()
+        return self._figures[1]
+
+    def refuse(self, address: str, reason: str, client: Client) -> None:
+        """Tell `client` that and why something cannot be obeyed."""
+        self._dispatcher.refuse(address, reason, client)
+
+    def post(self, data: bytes, client: Client) -> None:
+        """Send one packet, or count that it could not be sent."""
+        self._dispatcher.post(data, client)

@@ -1,67 +1,49 @@
-"""The listeners, and the sound packets they get: from the tap (`rings.read_tap`), without the audio path knowing of it.
+"""The listeners, and the sound packets they get: from the rings, without the audio path knowing of it.
 
-A sound packet, at most `PAYLOAD` bytes of UDP so that no usual network splits it:
+Packets are `soundpacket.py`'s. Frame n of a source and of the mix holds the input's frame n - (S - H), S the engine's latency
+and H its hop; frame n of the input is frame n. So one `sample_index` means one moment in all streams of a daemon; `delay` in
+the format message tells S - H. A stream that begins anew, because the daemon does, gets a new id: what is still under way
+from before cannot be mistaken for it.
 
-    /streamsep/audio  stream_id i, sequence i, sample_index h, sample_rate d, channels i, blob b
+A stream lives on a lease, for UDP does not tell that a listener has gone. And it flows to no address that has not shown that it
+wants it: the sender of a UDP packet is whoever it says it is, so a forged one could turn a stream on somebody. What is known:
 
-with interleaved little-endian float32 frames in the blob. `sample_index` is the position of its first frame in the tap: frames
-since the stream was armed, 0 again when the daemon starts it anew; frame n holds the input's frame n - (S - H), S the engine's
-latency and H its hop. `sequence` counts the packets handed to the network and wraps at 2^31. So a gap in both is the network's
-loss, and a jump of `sample_index` without one in `sequence` is sound that this end lost: overwritten before it was read, or
-refused by the socket.
+    TCP, WebSocket                  the connection itself is the proof
+    UDP on this machine             the sender's own port, and ports that have sent something themselves
+    other ports, other machines     `/streamsep/audio/challenge token` goes there, and `/streamsep/audio/confirm token` must
+                                    come back from that host; until then nothing else goes (see `CHALLENGE_EVERY`)
 
-A stream lives on a lease: UDP does not tell that a listener has gone. This module knows no thread, no socket and no clock but
-the ones it is given, and of OSC only its one packet: which messages begin, renew and end a stream is the surface's affair.
+This module knows no thread, no socket and no clock but the ones it is given, and of OSC only the messages that it sends: which
+messages begin, renew and end a stream is the surface's affair.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import reprlib
-import struct
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import secrets
+import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+from pythonosc.osc_message_builder import build_msg
 
 from .. import rings
 from ..engine import Separator
-from ..rings import Rings
+from ..ratemeter import RateMeter
+from ..rings import TAP_WRITE, Rings, position
+from ..soundpacket import PAYLOAD, SEQUENCES, Packet, frames_in, pack
+from .client import Client
+from .leases import LEASE
+from .stream import CHALLENGE, ENCODINGS, INPUT, MIX, Stream, read_input
 
-LEASE = 10.0  # s a listener is served without a sign of life
 MAX_STREAMS = 16
-PAYLOAD = 1432  # bytes: a usual MTU of 1500 less IPv6's and UDP's headers and a tunnel's 20
+IDS = 65_535  # 1 to here: two bytes and a float32 hold them, which is what patches have
+MAX_HEARD = 256  # clients of this machine that are remembered; the oldest are forgotten first
 BURST = 16  # packets for one stream in a row: what has piled up must not flood the listener's socket
-MIX = "mix"
-AUDIO = "/streamsep/audio"
-
-Address = tuple[Any, ...]  # as the socket module has it: (host, port), for IPv6 two more
-
-_HEADER = struct.Struct(">16s4x8siiqdii")  # address, type tags, the numbers, the blob's size
-
-
-@dataclass(eq=False)
-class Stream:
-    """One listener to one source."""
-
-    id: int
-    source: str
-    client: Address  # who subscribed: its messages renew the lease
-    destination: Address
-    expires: float  # s on the clock
-    position: int  # of the next frame in the tap
-    first_channel: int  # in the tap
-    frames: NDArray[np.float32]  # [shape=(frames_per_packet, channels of the tap to read)], work space
-    sequence: int = 0
-
-
-def _frames_per_packet(hop: int, channels: int) -> int:
-    """How a hop, which comes at once, is cut: into equal packets if it can be, so that none waits for the next hop."""
-    most = (PAYLOAD - _HEADER.size) // (4 * channels)
-    fewest = -(-hop // most)
-    packets = next((n for n in range(fewest, 2 * fewest) if hop % n == 0), fewest)
-    return -(-hop // packets)
+SHORTEST = 0.001  # s of sound in a packet: shorter ones would be a flood of our own
+FORMAT_EVERY = 1.0  # s
+CHALLENGE_EVERY = 1.0  # s: an address gets one for a subscription to it, and no more than that
 
 
 class Streams:
@@ -70,11 +52,9 @@ class Streams:
     Parameters
     ----------
     separator, rings
-        whose sources, and the tap they come from.
-    send
-        `send(data, destination)`; an OSError means that this packet is lost.
+        whose sources, and where their sound is.
     clock
-        s, for the leases.
+        s, for leases and for the measured rate.
 
     Raises
     ------
@@ -82,102 +62,271 @@ class Streams:
         `rings` has not one tap channel for each channel of each source.
     """
 
-    def __init__(
-        self, separator: Separator, rings: Rings, send: Callable[[bytes, Address], object], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, separator: Separator, rings: Rings, clock: Callable[[], float] = time.monotonic) -> None:
         self.running: list[Stream] = []
-        self.counts = {"packets": 0, "lost_frames": 0, "failed_packets": 0}
-        self._sources = separator.sources
-        self._channels = separator.channels
-        self._sample_rate = separator.sample_rate
-        self._rings, self._send, self._clock = rings, send, clock
-        self._last_id = 0
-        expected = len(self._sources) * self._channels
+        self._ended = {"packets": 0, "lost_frames": 0, "failed_packets": 0}
+        self._clock = clock
+        self._last_id = secrets.randbelow(IDS)  # a daemon that starts again must not seem to go on
+        self._heard: dict[Client, None] = {}  # in the order in which they were last heard
+        self._use(separator, rings)
+
+    def _use(self, separator: Separator, rings: Rings) -> None:
+        expected = len(separator.sources) * separator.channels
         if rings.tap.shape[1] != expected:
             raise ValueError(f"tap_channels={rings.tap.shape[1]}: expected {expected}, each source with each channel")
-        self.frames_per_packet = _frames_per_packet(separator.geometry.hop_length, self._channels)
+        self._separator, self._rings = separator, rings
+        self._hop = separator.geometry.hop_length
+        self._meter = RateMeter(separator.sample_rate)
 
-    def subscribe(self, source: str, client: Address, destination: Address) -> Stream:
+    def attach(self, separator: Separator, rings: Rings) -> None:
+        """Go on with another engine and its rings; streams of sources that it does not have end."""
+        self._use(separator, rings)
+        self._end(s for s in self.running if s.source not in self.sources)
+        for stream in self.running:
+            self._again(stream)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What can be subscribed to."""
+        return (*self._separator.sources, MIX, INPUT)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Packets sent, frames lost and packets refused by the network, of all streams, those that have ended included."""
+        return {key: count + sum(s.counts[key] for s in self.running) for key, count in self._ended.items()}
+
+    # -------------------------------------------------------------------------------------------------- begin and end
+
+    def subscribe(
+        self,
+        source: str,
+        client: Client,
+        destination: Client,
+        encoding: str = ENCODINGS[0],
+        frames: int = 0,
+        channels: int = 0,
+    ) -> Stream:
         """Send `source` to `destination` from now on for `LEASE`; the same once more renews it.
+
+        `frames` in a packet are held to what the network takes; 0: a hop, cut evenly. `channels`: 0 all of the
+        engine's, 1 their mean, n the first n; 2 of mono are twice the same.
 
         Raises
         ------
         ValueError
-            no such source, or `MAX_STREAMS` are running.
+            no such source, encoding or channels, or `MAX_STREAMS` are running.
         """
+        if encoding not in ENCODINGS:
+            raise ValueError(f"encoding={reprlib.repr(encoding)}: expected one of {', '.join(ENCODINGS)}")
+        most = max(2, self._separator.channels)
+        if not 0 <= channels <= most:
+            raise ValueError(f"channels={channels}: expected 0 to {most}")
         first, count = self._span(source)
+        channels = channels or self._separator.channels
+        frames = self.frames_per_packet(channels, encoding, frames)
         for stream in self.running:
             if (stream.source, stream.destination) == (source, destination):
-                stream.client = client
-                stream.expires = self._clock() + LEASE
-                return stream
-        if len(self.running) >= MAX_STREAMS:
-            raise ValueError(f"streams={len(self.running)} are running: expected fewer than {MAX_STREAMS}; unsubscribe one")
-        self._last_id += 1
-        frames = np.zeros((self.frames_per_packet, count), np.float32)
-        expires, position = self._clock() + LEASE, rings.position(self._rings.header, rings.TAP_WRITE)
-        self.running.append(Stream(self._last_id, source, client, destination, expires, position, first, frames))
-        return self.running[-1]
+                if (stream.encoding, stream.channels, len(stream.frames)) == (encoding, channels, frames):
+                    self._known(stream, client)
+                    return stream
+                self._end([stream])
+                break
+        self._make_room()
+        stream = Stream(
+            id=self._next_id(),
+            source=source,
+            client=client,
+            destination=destination,
+            encoding=encoding,
+            sample_rate=self._separator.sample_rate,
+            channels=channels,
+            delay=0 if source == INPUT else self._separator.latency - self._hop,
+            expires=self._clock() + LEASE,
+            position=position(self._rings.header, TAP_WRITE),
+            first_channel=first,
+            frames=np.zeros((frames, count), np.float32),
+            token="" if self._proven(client, destination) else f"t{secrets.token_hex(6)}",
+        )
+        self.running.append(stream)
+        self._tell(stream)
+        return stream
+
+    def frames_per_packet(self, channels: int, encoding: str, frames: int = 0) -> int:
+        """What is asked for, as far as packets may be that long or short; for 0 a hop, cut evenly."""
+        most = frames_in(PAYLOAD, channels, encoding)
+        if frames:
+            return max(min(frames, most), min(most, round(SHORTEST * self._separator.sample_rate)))
+        return _even(self._hop, most)
 
     def _span(self, source: str) -> tuple[int, int]:
         """The tap's first channel and number of channels that `source` is made of."""
-        if source in self._sources:
-            return self._sources.index(source) * self._channels, self._channels
+        sources, channels = self._separator.sources, self._separator.channels
+        if source in sources:
+            return sources.index(source) * channels, channels
         if source == MIX:
-            return 0, len(self._sources) * self._channels
-        names = ", ".join((*self._sources, MIX))
-        raise ValueError(f"source {reprlib.repr(source)} is unknown: expected one of {names}")
+            return 0, len(sources) * channels
+        if source == INPUT:
+            return 0, channels
+        raise ValueError(f"source {reprlib.repr(source)} is unknown: expected one of {', '.join(self.sources)}")
 
-    def unsubscribe(self, who: Address, source: str | None = None) -> list[Stream]:
+    def _known(self, stream: Stream, client: Client) -> None:
+        """A subscription to what runs already, or waits to be confirmed."""
+        stream.client = client
+        if stream.token and self._proven(client, stream.destination):
+            stream.token = ""
+        if stream.confirmed:
+            stream.expires = self._clock() + LEASE
+        elif self._clock() - stream.told_at >= CHALLENGE_EVERY:
+            self._tell(stream)
+
+    def _make_room(self) -> None:
+        """Waiting ones give way: nobody can keep others out with subscriptions that are never confirmed."""
+        if len(self.running) < MAX_STREAMS:
+            return
+        waiting = next((s for s in self.running if not s.confirmed), None)
+        if waiting is None:
+            raise ValueError(f"streams={MAX_STREAMS} are running: expected fewer than {MAX_STREAMS}; unsubscribe one")
+        self._end([waiting])
+
+    def _next_id(self) -> int:
+        self._last_id = self._last_id % IDS + 1
+        return self._last_id
+
+    def _proven(self, client: Client, destination: Client) -> bool:
+        """Whether `destination` has shown that it wants what is sent there (see the module's text)."""
+        if destination.kind != "udp":
+            return True
+        if ipaddress.ip_address(destination.host.partition("%")[0]).is_loopback:
+            return destination == client or destination in self._heard
+        return any(s.destination == destination and s.confirmed for s in self.running)
+
+    def confirm(self, client: Client, token: str) -> list[Stream]:
+        """Whoever knows `token` gets what is sent where it went, and wants it: the streams that now flow there.
+
+        The answer may come from another port of that host: many programs send from one and listen on another.
+
+        Raises
+        ------
+        ValueError
+            no such token was sent to that host and still waits for an answer.
+        """
+        waiting = [s for s in self.running if s.token and s.destination.host == client.host]
+        found = [s for s in waiting if secrets.compare_digest(s.token.encode(), token.encode())]
+        if not found:
+            raise ValueError(f"token={reprlib.repr(token)}: expected one that was sent to this host in the last {LEASE:g} s")
+        begun = [s for s in waiting if s.destination == found[0].destination]  # one proof is enough
+        for stream in begun:
+            stream.token = ""
+            stream.expires = self._clock() + LEASE
+            stream.position = position(self._rings.header, TAP_WRITE)
+            self._tell(stream)
+        return begun
+
+    def unsubscribe(self, who: Client, source: str | None = None) -> list[Stream]:
         """End the streams that `who` subscribed or gets, all or those of `source`; the ended ones."""
         if source is not None:
             self._span(source)
         ended = [s for s in self.running if who in (s.client, s.destination) and source in (None, s.source)]
-        self.running = [s for s in self.running if s not in ended]
+        self._end(ended)
         return ended
 
-    def renew(self, client: Address) -> None:
+    def renew(self, client: Client) -> None:
         """A sign of life of `client`: its streams go on for `LEASE` from now."""
+        self._heard.pop(client, None)
+        self._heard[client] = None
+        if len(self._heard) > MAX_HEARD:
+            del self._heard[next(iter(self._heard))]
         for stream in self.running:
-            if client in (stream.client, stream.destination):
+            if stream.confirmed and client in (stream.client, stream.destination):
                 stream.expires = self._clock() + LEASE
 
+    def _end(self, streams: Iterable[Stream]) -> None:
+        for stream in list(streams):
+            self.running.remove(stream)
+            for key, count in stream.counts.items():
+                self._ended[key] += count
+
+    def _again(self, stream: Stream) -> None:
+        """The same subscription from the beginning: other numbers, so another id."""
+        separator = self._separator
+        stream.first_channel, count = self._span(stream.source)
+        stream.channels = min(stream.channels, max(2, separator.channels))
+        frames = self.frames_per_packet(stream.channels, stream.encoding, len(stream.frames))
+        stream.frames = np.zeros((frames, count), np.float32)
+        stream.sample_rate = separator.sample_rate
+        stream.delay = 0 if stream.source == INPUT else separator.latency - self._hop
+        stream.id, stream.sequence, stream.position = self._next_id(), 0, 0
+        stream.told_at = -np.inf
+
+    # --------------------------------------------------------------------------------------------------------- sending
+
     def pump(self) -> None:
-        """Send each listener what the tap has for it; end the streams whose lease is over."""
+        """Send each listener what there is for it; end the streams whose lease is over. To be called every few ms."""
         now = self._clock()
-        self.running = [s for s in self.running if s.expires > now]
+        self._end(s for s in self.running if s.expires <= now)
+        written = position(self._rings.header, TAP_WRITE)
+        self._meter.observe(now, int(written))
         for stream in self.running:
-            if rings.position(self._rings.header, rings.TAP_WRITE) < stream.position:
-                stream.position = 0  # the daemon cleared the rings and starts anew
+            if not stream.confirmed:
+                continue
+            if written < stream.position:  # the rings were cleared: the daemon starts anew
+                self._again(stream)
+            if now - stream.told_at >= FORMAT_EVERY:
+                self._tell(stream)
             self._serve(stream)
+
+    def _tell(self, stream: Stream) -> None:
+        """The format message, or what must come back before."""
+        stream.told_at = self._clock()
+        message = stream.format if stream.confirmed else build_msg(CHALLENGE, [stream.token, stream.id]).dgram
+        try:
+            stream.destination.send(message)
+        except OSError:
+            stream.counts["failed_packets"] += 1
 
     def _serve(self, stream: Stream) -> None:
         for _ in range(BURST):
-            found = rings.read_tap(self._rings, stream.position, stream.first_channel, stream.frames)
+            found = self._read(stream)
             if found == 0:
                 return
             if found < 0:  # live sound: go on with the newest
-                newest = rings.position(self._rings.header, rings.TAP_WRITE)
-                self.counts["lost_frames"] += newest - stream.position
+                newest = position(self._rings.header, TAP_WRITE)
+                stream.counts["lost_frames"] += newest - stream.position
                 stream.position = newest
                 return
-            self._send_packet(stream)
+            self._send(stream)
 
-    def _send_packet(self, stream: Stream) -> None:
+    def _read(self, stream: Stream) -> int:
+        if stream.source == INPUT:
+            return int(read_input(self._rings, stream.position, stream.frames))
+        return int(rings.read_tap(self._rings, stream.position, stream.first_channel, stream.frames))
+
+    def _send(self, stream: Stream) -> None:
         frames = len(stream.frames)
         try:
-            self._send(self._packet(stream), stream.destination)
+            stream.destination.send(pack(self._packet(stream)))
         except OSError:  # full socket buffer, unreachable host: this listener's loss alone
-            self.counts["failed_packets"] += 1
-            self.counts["lost_frames"] += frames
+            stream.counts["failed_packets"] += 1
+            stream.counts["lost_frames"] += frames
         else:
-            self.counts["packets"] += 1
-            stream.sequence = (stream.sequence + 1) % 2**31
+            stream.counts["packets"] += 1
+            stream.sequence = (stream.sequence + 1) % SEQUENCES
         stream.position += frames
 
-    def _packet(self, stream: Stream) -> bytes:
-        """The OSC message, built by hand: python-osc would parse each blob again."""
+    def _packet(self, stream: Stream) -> Packet:
         # (frames, sources, channels) -> (frames, channels): one source stays as it is, the mix is summed
-        sound = stream.frames.reshape(len(stream.frames), -1, self._channels).sum(axis=1)
-        numbers = (stream.id, stream.sequence, stream.position, self._sample_rate, self._channels, sound.nbytes)
-        return _HEADER.pack(AUDIO.encode(), b",iihdib\0", *numbers) + sound.astype("<f4", copy=False).tobytes()
+        sound = stream.frames.reshape(len(stream.frames), -1, self._separator.channels).sum(axis=1)
+        if stream.channels == 1:
+            sound = sound.mean(axis=1, keepdims=True)
+        elif stream.channels > sound.shape[1]:
+            sound = np.repeat(sound, stream.channels, axis=1)
+        return Packet(
+            stream.id, stream.sequence, stream.position, self._meter.rate, stream.encoding, sound[:, : stream.channels]
+        )
+
+
+def _even(hop: int, most: int) -> int:
+    """How a hop, which comes at once, is cut: into equal packets if it can be, so that none waits for the next hop."""
+    fewest = -(-hop // most)
+    packets = next((n for n in range(fewest, 2 * fewest) if hop % n == 0), fewest)
+    return -(-hop // packets)
