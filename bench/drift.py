@@ -21,12 +21,12 @@ jit_cache.use()  # before Numba comes: kernels call kernels of other files
 import numpy as np
 from numba import njit
 
-from streamsep import drift
-from streamsep.callbacks import capture, playback
+from streamsep.devices import drift
+from streamsep.devices.callbacks import capture, playback
 from streamsep.live import prefill
 from streamsep.rings import MISSED, OUT_READ, OUT_WRITE, arm, make_rings, put, take
 
-WATCHED = 1.5  # s before the first sound, as in streamsep.device
+WATCHED = 1.5  # s before the first sound, as in streamsep.devices.portaudiodevice
 
 
 class Case(NamedTuple):

@@ -24,8 +24,8 @@ import soundfile
 import soxr
 
 from streamsep import demo, stats
+from streamsep.devices.filedevice import FileDevice
 from streamsep.engine import Separator
-from streamsep.filedevice import FileDevice
 from streamsep.live import Live
 from streamsep.model import Model, load
 

@@ -333,7 +333,7 @@ def _reception(report: dict[str, Any]) -> str:
 @json_option
 def devices(as_json: bool) -> None:
     """List the audio devices."""
-    from . import device
+    from .devices import portaudiodevice as device
 
     found = device.devices()
     if as_json:
@@ -455,7 +455,8 @@ def latency(
     if send or back:
         result = roundtrip.measure(lambda: roundtrip.through_jack(send, back, max_delay, level), parts)
     else:
-        from . import model, opening
+        from . import model
+        from .devices import opening
 
         shipped = model.load("live")
         result = roundtrip.measure(

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from . import StreamsepError, native
 from . import model as models
-from .audioin import OscInput
 from .config import Config, ConfigError, is_loopback
-from .device import NONE, DeviceError
+from .devices.filedevice import FileDevice
+from .devices.opening import open_device, path_of, reopen_device
+from .devices.oscinput import OscInput
+from .devices.portaudiodevice import NONE, DeviceError
 from .engine import Separator
-from .filedevice import FileDevice
 from .live import Device, Live, LiveError
 from .meters import Meters
-from .opening import open_device, path_of, reopen_device
 from .osc import OscServer
 from .osc.services import places, services
 from .recorder import Recorder, RecorderError

@@ -7,7 +7,8 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from . import __version__, device, engine, model, native, ort, ortapi
+from . import __version__, engine, model, native, ort, ortapi
+from .devices import portaudiodevice as device
 
 
 def examine(name: str = "live") -> dict[str, object]:

@@ -23,9 +23,9 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import build_msg
 
 from . import StreamsepError
-from .reception import Assembly, Frames, Jitter
+from .osc.packet import AUDIO, unpack
+from .osc.reception import Assembly, Frames, Jitter
 from .soundfiles import AudioFileError, reason, replacing
-from .soundpacket import AUDIO, unpack
 
 KEEP = 3.0  # s between two subscriptions: a lease lasts 10
 ASK_AGAIN = 0.5  # s until an answer that has not come is asked for again
@@ -239,8 +239,8 @@ class Player:
     """
 
     def __init__(self, listener: Listener, device: str | None = None) -> None:
-        from .devicenames import find
-        from .portaudio import devices, portaudio
+        from .devices.names import find
+        from .devices.portaudio import devices, portaudio
 
         sd = portaudio()
         sink = find(device, "output", devices())

@@ -71,7 +71,7 @@ class LiveError(StreamsepError):
 
 
 class Device(Protocol):
-    """What the live path asks of a device (see `device`)."""
+    """What the live path asks of a device (see `devices`)."""
 
     name: str
     sample_rate: int

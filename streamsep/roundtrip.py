@@ -28,8 +28,8 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import build_msg
 
 from . import StreamsepError, loopback
-from .device import DeviceError
-from .filedevice import FileDevice
+from .devices.filedevice import FileDevice
+from .devices.portaudiodevice import DeviceError
 from .live import Device
 from .rings import CALLS, IN_WRITE, INPUT_XRUNS, MAX_BLOCK, OUT_READ, OUTPUT_XRUNS, arm, make_rings
 

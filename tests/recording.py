@@ -19,8 +19,8 @@ from streamsep import jit_cache
 jit_cache.use(Path(__file__).parents[1] / ".pytest_cache" / "numba")
 
 from streamsep import model as models  # noqa: E402
+from streamsep.devices.filedevice import FileDevice  # noqa: E402
 from streamsep.engine import Separator  # noqa: E402
-from streamsep.filedevice import FileDevice  # noqa: E402
 from streamsep.live import Live  # noqa: E402
 from streamsep.recorder import Recorder  # noqa: E402
 

@@ -6,10 +6,10 @@ import signal
 import numpy as np
 import pytest
 
-from streamsep import drift, portaudio
 from streamsep import rings as R
-from streamsep.callbacks import on_both
-from streamsep.portaudio import DeviceError
+from streamsep.devices import drift, portaudio
+from streamsep.devices.callbacks import on_both
+from streamsep.devices.portaudio import DeviceError
 from tests.conftest import need_program
 from tests.pulse_server import RATE, PulseServer, tone
 from tests.servers import JackServer, wait
@@ -124,7 +124,7 @@ def test_the_daemon_goes_on_when_the_server_was_killed_and_came_back(pulse, iden
 
 REOPENING = """
 import sys, threading, time
-from streamsep.device import DeviceError, PortAudioDevice
+from streamsep.devices.portaudiodevice import DeviceError, PortAudioDevice
 from streamsep.rings import CALLS, make_rings
 
 device = PortAudioDevice({input!r}, {output!r}, 48000, 0, 0.008, ("vocals", "accompaniment"))
@@ -189,7 +189,8 @@ def test_the_same_process_opens_it_again_whenever_its_server_comes_back(pulse, i
 def test_the_last_device_named_is_used_again_and_said(pulse):
     """And "default" forgets it."""
     program = """
-from streamsep import device, rings
+from streamsep import rings
+from streamsep.devices import portaudiodevice as device
 def chosen(source):
     d = device.PortAudioDevice(source, "none", 48000, 0, 0.008, ("a", "b"))
     d.start(rings.make_rings(4096, d.in_channels, d.out_channels, 4))
@@ -246,7 +247,7 @@ def jack(tmp_path, monkeypatch):
 
 def test_a_rate_that_cannot_be_is_said_with_those_that_can(jack, pulse):
     program = """
-from streamsep import device
+from streamsep.devices import portaudiodevice as device
 try: device.PortAudioDevice("JACK:system", "JACK:system", 44100, 0, 0.008, ("a", "b"))
 except device.DeviceError as error: print(error)
 """
@@ -260,7 +261,8 @@ def test_from_jack_to_another_sound_system(jack, pulse):
     pulse.play("/dev/zero")
     program = """
 import time
-from streamsep import device, rings as R, drift
+from streamsep import rings as R
+from streamsep.devices import drift, portaudiodevice as device
 d = device.PortAudioDevice("JACK:system", "ALSA:speakers", None, 0, 0.008, ("a", "b"))
 rings = R.make_rings(1 << 16, d.in_channels, d.out_channels, 4)
 d.start(rings)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from streamsep import devicenames
-from streamsep.devicenames import find, recall, remember, same_clock, spelling
-from streamsep.portaudio import DeviceError, DeviceInfo
+from streamsep.devices import names as devicenames
+from streamsep.devices.names import find, recall, remember, same_clock, spelling
+from streamsep.devices.portaudio import DeviceError, DeviceInfo
 
 
 def listed(*rows, api_defaults=()):

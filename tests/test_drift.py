@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bench.drift import CASES, Case, Clocks
-from streamsep import drift
 from streamsep import rings as R
+from streamsep.devices import drift
 
 RATE = 48_000
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamsep import filesink
-from streamsep.filesink import FileSink, keep
+from streamsep.devices import filesink
+from streamsep.devices.filesink import FileSink, keep
 from streamsep.soundfiles import AudioFileError
 from tests.osc_client import until
 

@@ -33,9 +33,10 @@ def test_imports_point_one_way():
         for name in imports(path):
             assert name.split(".")[0] not in {"torch", "train", "export", "bench", "tests"}, (path, name)
     forbidden = {
-        "engine": "live device osc daemon cli offline",
-        "live": "daemon cli osc device offline",
-        "osc": "daemon cli live",
+        "engine": "live devices osc daemon cli offline",
+        "live": "daemon cli osc devices offline",
+        "devices": "daemon cli engine offline recorder",
+        "osc": "daemon cli live devices",
     }
     for room, others in forbidden.items():
         paths = (

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamsep import jackdevice, jackgraph
 from streamsep.channelmap import Wiring
-from streamsep.device import DeviceError
+from streamsep.devices import jackdevice, jackgraph
+from streamsep.devices.jackdevice import find_ports, open_jack
+from streamsep.devices.portaudiodevice import DeviceError
 from streamsep.engine import Separator
-from streamsep.jackdevice import find_ports, open_jack
 from streamsep.live import Live
 from streamsep.rings import ARMED, CALLS, IN_WRITE, INPUT_XRUNS, MAX_BLOCK, arm, make_rings, publish
 from tests.conftest import ROOT
@@ -117,9 +117,9 @@ def test_a_name_that_means_no_client_or_several_lists_them():
 # ---------------------------------------------------------------------------------------------------------- without a server
 
 ALONE = """
-from streamsep import jackdevice, jackgraph
+from streamsep.devices import jackdevice, jackgraph
 from streamsep.channelmap import Wiring
-from streamsep.device import DeviceError
+from streamsep.devices.portaudiodevice import DeviceError
 print(jackdevice.available(), jackdevice.devices())
 try:
     jackdevice.open_jack(None, None, ["vocals"])
@@ -436,7 +436,7 @@ def test_stop_is_harmless_twice_and_before_the_start(server):
 
 RUNNING = """
 import time
-from streamsep.jackdevice import open_jack
+from streamsep.devices.jackdevice import open_jack
 from streamsep.rings import make_rings
 device = open_jack(None, None, ["vocals", "accompaniment"])
 device.start(make_rings(4096, 2, 4, 4))

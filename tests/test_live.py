@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from streamsep import stats
+from streamsep.devices.filedevice import FileDevice
 from streamsep.engine import Separator
-from streamsep.filedevice import FileDevice
 from streamsep.live import Live, LiveError
 from streamsep.rings import ARMED, STOP, exchange
 from tests.slow import slow_down

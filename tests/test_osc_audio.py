@@ -22,10 +22,10 @@ from streamsep import rings
 from streamsep.engine import Separator
 from streamsep.osc import OscServer
 from streamsep.osc.leases import LEASE
+from streamsep.osc.packet import AUDIO, PAYLOAD, Packet, pack, unpack
+from streamsep.osc.ratemeter import MEMORY, RateMeter
+from streamsep.osc.reception import Assembly
 from streamsep.osc.streams import CHALLENGE_EVERY, FORMAT_EVERY, MAX_HEARD, MAX_STREAMS, Streams
-from streamsep.ratemeter import MEMORY, RateMeter
-from streamsep.reception import Assembly
-from streamsep.soundpacket import AUDIO, PAYLOAD, Packet, pack, unpack
 from tests.conftest import ROOT, need_program
 from tests.osc_client import CHANNELS, HERE, HOP, LEFT, RATE, RIGHT, TONE, WAIT, Client, patiently, playing, until
 from tests.test_jack import connect as connect_ports

@@ -17,9 +17,9 @@ from streamsep import __version__, rings
 from streamsep.engine import Separator
 from streamsep.osc import OscServer, framing
 from streamsep.osc.framing import MAX_PACKET, FramingError, Sized, Slip
+from streamsep.osc.packet import AUDIO
 from streamsep.osc.sockets import OUTBOX, ListenError, Outbox
 from streamsep.osc.tcp import MAX_CONNECTIONS, TcpServer
-from streamsep.soundpacket import AUDIO
 from tests.conftest import need_program
 from tests.osc_client import CHANNELS, HERE, HOP, RATE, WAIT, Client, Daemon, until
 

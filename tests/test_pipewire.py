@@ -43,7 +43,7 @@ context.modules = [
 CLIENTS = """
 import sys, time
 import numpy as np
-from streamsep.jackdevice import available, open_jack
+from streamsep.devices.jackdevice import available, open_jack
 from streamsep.rings import CALLS, IN_WRITE, MAX_BLOCK, OUT_WRITE, arm, make_rings
 
 def until(condition):

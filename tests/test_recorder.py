@@ -16,8 +16,8 @@ import soundfile
 
 from streamsep import flacfile, rings
 from streamsep import recorder as recorder_module
+from streamsep.devices.filedevice import FileDevice
 from streamsep.engine import Separator
-from streamsep.filedevice import FileDevice
 from streamsep.flacfile import FlacFile, to_24_bit
 from streamsep.live import Live
 from streamsep.recorder import Recorder, RecorderError

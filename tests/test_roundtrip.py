@@ -16,7 +16,7 @@ import pytest
 from pythonosc.osc_message_builder import build_msg
 
 from streamsep import loopback, roundtrip
-from streamsep.device import DeviceError
+from streamsep.devices.portaudiodevice import DeviceError
 from streamsep.rings import exchange
 from streamsep.roundtrip import RoundTripError, Take, measure, through_device, through_jack
 from tests.conftest import ROOT, need_program

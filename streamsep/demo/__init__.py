@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import model as models
+from ..devices.filedevice import FileDevice
 from ..engine import Separator
-from ..filedevice import FileDevice
 from ..live import Live
 from ..plot import from_files
 from ..soundfiles import read, write

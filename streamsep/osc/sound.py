@@ -1,12 +1,12 @@
-"""The addresses by which clients get sound; the streams themselves are `streams.py`'s, the packets `soundpacket.py`'s."""
+"""The addresses by which clients get sound; the streams themselves are `streams.py`'s, the packets `packet.py`'s."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..soundpacket import AUDIO
 from .host import Value
 from .leases import LEASE
+from .packet import AUDIO
 from .row import Ask, Row, text, told, whole
 from .stream import AUDIO_HOLDS, CHALLENGE, ENCODINGS, FORMAT, FORMAT_HOLDS, INPUT, MIX, TOLD
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pythonosc.osc_message_builder import build_msg
 
 from ..rings import CAPACITY, IN_WRITE, TAP_WRITE, position
-from ..soundpacket import AUDIO, DTYPES
 from .client import Client
+from .packet import AUDIO, DTYPES
 
 MIX, INPUT = "mix", "input"
 FORMAT, CHALLENGE = f"{AUDIO}/format", f"{AUDIO}/challenge"

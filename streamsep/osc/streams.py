@@ -1,6 +1,6 @@
 """The listeners, and the sound packets they get: from the rings, without the audio path knowing of it.
 
-Packets are `soundpacket.py`'s. Frame n of a source and of the mix holds the input's frame n - (S - H), S the engine's latency
+Packets are `packet.py`'s. Frame n of a source and of the mix holds the input's frame n - (S - H), S the engine's latency
 and H its hop; frame n of the input is frame n. So one `sample_index` means one moment in all streams of a daemon; `delay` in
 the format message tells S - H. A stream that begins anew, because the daemon does, gets a new id: what is still under way
 from before cannot be mistaken for it.
@@ -30,11 +30,11 @@ from pythonosc.osc_message_builder import build_msg
 
 from .. import rings
 from ..engine import Separator
-from ..ratemeter import RateMeter
 from ..rings import TAP_WRITE, Rings, position
-from ..soundpacket import PAYLOAD, SEQUENCES, Packet, frames_in, pack
 from .client import Client
 from .leases import LEASE
+from .packet import PAYLOAD, SEQUENCES, Packet, frames_in, pack
+from .ratemeter import RateMeter
 from .stream import CHALLENGE, ENCODINGS, INPUT, MIX, Stream, read_input
 
 MAX_STREAMS = 16

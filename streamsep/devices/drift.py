@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .rings import (
+from ..rings import (
     ARMED,
     CAPACITY,
     CLOSE_SECONDS,

@@ -12,9 +12,8 @@ import sys
 import numpy as np
 from numba import carray, cfunc, int64, njit, types
 
-from . import drift
-from .native import monotonic_ns, pointer
-from .rings import (
+from ..native import monotonic_ns, pointer
+from ..rings import (
     ARMED,
     CAPACITY,
     HEADER,
@@ -30,6 +29,7 @@ from .rings import (
     position,
     publish,
 )
+from . import drift
 
 INPUT_BROKEN, OUTPUT_BROKEN = 1 | 2, 4 | 8  # paInputUnderflow, paInputOverflow; paOutputUnderflow, paOutputOverflow
 # PaStreamCallback's frame count and flags are C's unsigned long.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ..config import Config
+from ..live import Device
+from ..model import Model
 from . import jackdevice
-from .audioin import DEFAULT_RATE, OSC, OscInput
-from .config import Config
-from .device import FILE, NONE, DeviceError, PortAudioDevice
 from .filedevice import FileDevice
 from .filesink import FileSink
-from .live import Device
-from .model import Model
+from .oscinput import DEFAULT_RATE, OSC, OscInput
+from .portaudiodevice import FILE, NONE, DeviceError, PortAudioDevice
 
 JACK, DEFAULT = "JACK", "default"
 PREFIXES = frozenset({JACK, "ALSA", "PULSE", "OSS", "COREAUDIO", "WASAPI", "ASIO", "MME", "DIRECTSOUND", "WDMKS"})
@@ -78,7 +78,7 @@ def _open_file(config: Config, model: Model) -> FileDevice:
 
 
 def _open_osc(config: Config, model: Model) -> OscInput:
-    """Sound from the network. It has no player's clock of its own, so none can play it (see `audioin`)."""
+    """Sound from the network. It has no player's clock of its own, so none can play it (see `oscinput`)."""
     port = str(config.input).removeprefix(OSC)
     if not port.isdecimal() or int(port) > 65535:
         raise DeviceError(f"input={config.input!r}: expected {OSC}PORT with 0 to 65535, 0 for any free one")

@@ -22,9 +22,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from . import native
-from .channelmap import Routes
-from .device import DeviceError
+from .. import native
+from ..channelmap import Routes
+from ..osc.packet import Packet, unpack
+from ..rings import ARMED, INPUT_XRUNS, STOP, Rings, exchange, make_rings, position, publish
 from .filesink import FileSink, keep
 from .jitter import (
     FIRST,
@@ -43,8 +44,7 @@ from .jitter import (
     put,
     render,
 )
-from .rings import ARMED, INPUT_XRUNS, STOP, Rings, exchange, make_rings, position, publish
-from .soundpacket import Packet, unpack
+from .portaudiodevice import DeviceError
 
 OSC = "osc:"
 CHANNELS = 2  # of the engine: mono goes to both, of more channels the first two are taken

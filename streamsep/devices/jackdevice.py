@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import native
+from ..channelmap import MIX, Routes, Wiring
+from ..rings import IN_CHANNELS, OUT_CHANNELS, Rings, position, publish
 from . import jackcalls as calls
-from . import native
-from .channelmap import MIX, Routes, Wiring
-from .device import NONE, DeviceError
 from .jackgraph import (
     CLIENT,
     HOST_API,
@@ -33,7 +33,7 @@ from .jackgraph import (
     unanswered,
     within,
 )
-from .rings import IN_CHANNELS, OUT_CHANNELS, Rings, position, publish
+from .portaudiodevice import NONE, DeviceError
 
 __all__ = ["JackDevice", "available", "devices", "find_ports", "open_jack"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .soundpacket import SEQUENCES, Packet
+from .packet import SEQUENCES, Packet
 
 HOLD = 0.1  # s for which a hole may still be filled by a packet that was overtaken
 LONGEST_HOLE = 60.0  # s; a longer jump is another stream, not a hole

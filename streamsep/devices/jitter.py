@@ -26,8 +26,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .native import load_acquire
-from .rings import position, publish
+from ..native import load_acquire
+from ..rings import position, publish
 
 BUFFER_SECONDS = 4.0
 FADE = 0.003  # s

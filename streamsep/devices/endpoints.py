@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .channelmap import Routes, Wiring
-from .devicenames import DEFAULT, JACK, NONE, find, recall, remember, same_clock, spelling
+from ..channelmap import Routes, Wiring
+from .names import DEFAULT, JACK, NONE, find, recall, remember, same_clock, spelling
 from .portaudio import DeviceError, DeviceInfo, accepts, asio_selectors, rates, settings
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from . import callbacks, drift, native
-from .channelmap import Wiring
-from .devicenames import FILE, NONE, find
+from .. import native
+from ..channelmap import Wiring
+from ..rings import PATIENCE, Rings, make_rings
+from . import callbacks, drift
 from .endpoints import End, choose
+from .names import FILE, NONE, find
 from .portaudio import ANSWER_SECONDS, DeviceError, DeviceInfo, devices, portaudio, quiet_alsa, quiet_stderr, restart, within
-from .rings import PATIENCE, Rings, make_rings
 
 __all__ = ["FILE", "NONE", "DeviceError", "DeviceInfo", "PortAudioDevice", "devices", "find", "portaudio", "restart"]
 
@@ -33,7 +34,7 @@ class PortAudioDevice:
     Parameters
     ----------
     source, sink
-        names as `devicenames.find` takes them; None: the last that was named, else the default; sink "none" plays nothing.
+        names as `names.find` takes them; None: the last that was named, else the default; sink "none" plays nothing.
     sample_rate
         Hz; None: the input device's own. An output with a clock of its own may have a rate of its own.
     block

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamsep import audioin, jitter, rings
 from streamsep import listen as listening
-from streamsep.audioin import OscInput
+from streamsep import rings
 from streamsep.config import Config
 from streamsep.daemon import open_device
-from streamsep.device import DeviceError
+from streamsep.devices import jitter, oscinput
+from streamsep.devices.jitter import BUFFER_SECONDS, FADE, STALL, Arrivals, begin, make_buffer, put, render
+from streamsep.devices.oscinput import OscInput
+from streamsep.devices.portaudiodevice import DeviceError
 from streamsep.engine import Separator
-from streamsep.jitter import BUFFER_SECONDS, FADE, STALL, Arrivals, begin, make_buffer, put, render
+from streamsep.osc.packet import Packet, pack
 from streamsep.soundfiles import AudioFileError
-from streamsep.soundpacket import Packet, pack
 from tests.osc_client import HERE, WAIT, until
 
 RATE, BLOCK = 16000, 128
@@ -264,7 +265,7 @@ def test_only_who_is_allowed_is_heard():
 
 def test_another_sender_is_heard_when_the_first_is_gone(device, monkeypatch):
     device, _ = device
-    monkeypatch.setattr(audioin, "TAKEOVER", 0.2)
+    monkeypatch.setattr(oscinput, "TAKEOVER", 0.2)
     with sender(device.port) as send, sender(device.port) as other:
         send(0, np.ones((BLOCK, 2)))
         until(lambda: device.counts["packets"] == 1)

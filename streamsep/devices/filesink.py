@@ -14,8 +14,8 @@ import soundfile
 from numba import njit
 from numpy.typing import NDArray
 
-from .rings import position, publish
-from .soundfiles import AudioFileError, reason, replacing
+from ..rings import position, publish
+from ..soundfiles import AudioFileError, reason, replacing
 
 RING_SECONDS = 5.0  # how long the disk may be busy with something else
 EVERY = 0.2  # s between two writes

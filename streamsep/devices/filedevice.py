@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from . import native
-from .channelmap import Routes
-from .rings import ARMED, STOP, Rings, exchange, position
-from .soundfiles import read
+from .. import native
+from ..channelmap import Routes
+from ..rings import ARMED, STOP, Rings, exchange, position
+from ..soundfiles import read
 
 TAIL_SECONDS = 0.5  # silence played after the file, for the delay to run out
 

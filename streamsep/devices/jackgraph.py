@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from . import jackcalls as calls
-from .device import NONE, DeviceError, DeviceInfo
+from .portaudiodevice import NONE, DeviceError, DeviceInfo
 
 CLIENT = "streamsep"  # the server makes it streamsep-01 where that is taken
 HOST_API = "JACK"

@@ -19,7 +19,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from . import StreamsepError
+from .. import StreamsepError
 
 CLIENT_NAME = b"streamsep"  # the JACK client's; PortAudio keeps the pointer, so it must stay alive
 ANSWER_SECONDS = 2.0  # a living server lets go of a stream within a few periods

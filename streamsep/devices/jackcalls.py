@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import carray, cfunc, int64, njit, types
 from numba.extending import intrinsic
 
-from .native import monotonic_ns, sleep_ns
-from .rings import ARMED, CAPACITY, GETTIME, HEADER, INPUT_XRUNS, OUT_READ, OUT_WRITE, WHEN, exchange, position, publish
+from ..native import monotonic_ns, sleep_ns
+from ..rings import ARMED, CAPACITY, GETTIME, HEADER, INPUT_XRUNS, OUT_READ, OUT_WRITE, WHEN, exchange, position, publish
 
 MAX_FRAMES, MAX_INPUTS, MAX_OUTPUTS = 8192, 8, 64  # of one block; of ports
 CAPTURE, PLAYBACK = 0, 1  # jack_latency_callback_mode_t
