@@ -11,7 +11,7 @@ APT := python3-venv libportaudio2 libasound2-plugins jackd2 pipewire pipewire-ja
 demo: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.node
 	PYTHON="$(PYTHON)" ./.ci/system-packages $(APT)
 	$(BIN)/python -m pytest
 
@@ -46,6 +46,13 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.runtime
+
+# OSCQuery clients written by others, for one test; without npm it is skipped, and in CI it fails.
+$(VENV)/.node: $(VENV)/.dev
+	command -v npm >/dev/null || PYTHON="$(PYTHON)" ./.ci/system-packages nodejs npm
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --omit=optional --ignore-scripts \
+	  --prefix $(VENV)/node oscquery@1.1.1 osc@2.4.5; fi
+	touch $@
 
 clean:
 	rm -rf $(VENV) demo stems out dist .pytest_cache .mypy_cache .ruff_cache

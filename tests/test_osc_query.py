@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -37,7 +36,7 @@ from streamsep.osc.tcp import TcpServer
 from streamsep.osc.tree import difference, methods
 from streamsep.osc.web import HttpServer
 from tests import graphs
-from tests.conftest import ROOT, need
+from tests.conftest import ROOT, need, need_program
 from tests.osc_client import CHANNELS, HERE, RATE, WAIT, Client, Daemon, until
 
 GAIN, MUTE, BYPASS = "/streamsep/source/vocals/gain", "/streamsep/source/vocals/mute", "/streamsep/bypass"
@@ -815,11 +814,12 @@ def test_python_oscquery_finds_reads_and_sets(configured, daemon):
 
 
 @pytest.mark.timeout(60)
-def test_nodes_clients_find_read_listen_and_set(configured, daemon, udp_to):
-    """The npm packages `oscquery` and `osc`, where NODE_PATH has them."""
-    node = shutil.which("node")
-    if not node or subprocess.run([node, "-e", "require('oscquery'); require('osc')"], capture_output=True).returncode:
-        pytest.skip("node with the packages oscquery and osc is missing: npm install oscquery osc, and set NODE_PATH")
+def test_nodes_clients_find_read_listen_and_set(configured, daemon, udp_to, monkeypatch):
+    """The npm packages `oscquery` and `osc`, as `make test` installs them."""
+    node = need_program("node")
+    monkeypatch.setenv("NODE_PATH", str(ROOT / ".venv" / "node" / "node_modules"))
+    found = subprocess.run([node, "-e", "require('oscquery'); require('osc')"], capture_output=True, check=False)
+    need(found.returncode == 0, "the npm packages oscquery and osc")
     http_port = configured.services[1].port
     script = ROOT / "tests" / "oscquery_client.js"
     with subprocess.Popen([node, script, str(http_port), GAIN, "-12"], stdout=subprocess.PIPE, text=True) as client:
