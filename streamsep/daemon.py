@@ -76,7 +76,7 @@ class Daemon:
         self._recorder_said = ""
         self._wanted: Config | None = None
         self._stop = threading.Event()
-        self.memory_locked = ""
+        self.memory_locked = ""  # or why it is not
 
     def _build(self, device: Device) -> Live:
         try:
@@ -115,6 +115,7 @@ class Daemon:
                     osc = f"{self.config.osc_host}:{self._osc.port}"
                     announce(self.describe() | {"osc": osc, "recording": self.recording} | places(self._osc))
                     self._go()
+                    self._tell_manners()
                     self._serve(time.monotonic() + (self.config.duration or float("inf")))
             finally:
                 self.live.stop()
@@ -127,6 +128,14 @@ class Daemon:
         """Let sound through a device that is open."""
         self.live.start()
         self.state = "running"
+
+    def _tell_manners(self) -> None:
+        """Tell what the system does not allow, and how it would."""
+        missing = [] if self.live.realtime else ["real-time scheduling"]
+        if self.memory_locked:
+            missing.append(f"locked memory ({self.memory_locked})")
+        if missing and not isinstance(self.live.device, FileDevice):
+            self._tell(f"this system does not allow {' and '.join(missing)}: docs/realtime.md says how to")
 
     def _serve(self, end: float) -> None:
         """The main loop."""

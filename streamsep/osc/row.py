@@ -167,12 +167,12 @@ def switch(name: str) -> Argument:
 
 
 def whole(name: str, low: int, high: int, says: str = "", optional: bool = True) -> Argument:
-    """An integer in its range; what lies outside is refused."""
+    """An integer in its range, or the float of one: some controllers send nothing else. What lies outside is refused."""
 
     def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or not low <= value <= high:
             raise ValueError
-        return value
+        return int(value)
 
     return Argument(name, "i", "i", says or f"{low} to {high}", convert, optional, low, high)
 
