@@ -14,7 +14,6 @@ from streamsep.osc.row import Row
 from streamsep.osc.surface import ROWS
 from tests.conftest import ROOT, need_program
 from tests.osc_client import LEFT, RATE, RIGHT, TONE, patiently, playing, until
-from tests.test_jack import jack  # noqa: F401
 
 EXAMPLES = ROOT / "examples"
 START = 60.0  # s: sclang compiles its class library first
@@ -184,7 +183,7 @@ s.waitForBoot {{
 """
 
 
-def test_supercolliders_server_plays_it(server, tap, jack, tmp_path):  # noqa: F811
+def test_supercolliders_server_plays_it(server, tap, jack, tmp_path):
     """A source, off the network into a Buffer, through scsynth on a real JACK server of another rate, into a file."""
     need_program("scsynth")
     script, file = tmp_path / "ears.scd", tmp_path / "heard.wav"

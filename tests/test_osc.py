@@ -91,13 +91,17 @@ def test_wrong_number_of_arguments(client):
     assert "arguments=0: expected mode [port]" in client.refused("/streamsep/notify")
 
 
+def test_whole_numbers_may_come_as_floats(client):
+    assert client.ask("/streamsep/notify", 1.0)[0] == 1
+
+
 def test_unknown_addresses_and_sources(client):
     assert "expected /streamsep/source/ with one of accompaniment, vocals" in client.refused(
         "/streamsep/source/drums/gain", 1.0
     )
     assert "expected /streamsep/ with one of audio, bypass," in client.refused("/streamsep/bypas", 1)
     assert "expected / with one of streamsep" in client.refused("/")
-    for port, kind in ((0, "i"), (65536, "i"), (-1, "i"), (9000.0, "f"), ("9000", "s"), (True, "T")):
+    for port, kind in ((0, "i"), (65536, "i"), (-1, "i"), (9000.5, "f"), ("9000", "s"), (True, "T")):
         assert "port=" in client.refused("/streamsep/notify", 1, port, types=["i", kind])
 
 

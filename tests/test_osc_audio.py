@@ -29,7 +29,7 @@ from streamsep.osc.streams import CHALLENGE_EVERY, FORMAT_EVERY, MAX_HEARD, MAX_
 from tests.conftest import ROOT, need_program
 from tests.osc_client import CHANNELS, HERE, HOP, LEFT, RATE, RIGHT, TONE, WAIT, Client, patiently, playing, until
 from tests.test_jack import connect as connect_ports
-from tests.test_jack import go, jack, start_client  # noqa: F401
+from tests.test_jack import go, start_client
 
 INT16 = 1 / 32768  # a step
 START = 60.0  # s for a process to start and end, on a busy machine
@@ -733,7 +733,7 @@ def test_listen_writes_what_was_played(server, separator, tap, tmp_path):
     patiently(lambda: not server.streams.running)  # both took their leave
 
 
-def test_listen_plays(server, tap, jack, tmp_path):  # noqa: F811
+def test_listen_plays(server, tap, jack, tmp_path):
     """Through a real JACK server at another rate than the daemon's; the command says what it heard."""
     recording = tmp_path / "played.npy"
     recorder = start_client("recorder", 2, 2, recording)

@@ -42,7 +42,7 @@ def test_a_daemon_is_steered_watched_and_ended(port):
         assert client.ask("/streamsep/latency/algorithmic") == [16]
         assert client.ask("/streamsep/latency/total") == [16]  # files: nothing else
         assert client.ask("/streamsep/stats/provider") == ["cpu"]
-        assert client.ask("/streamsep/state") == ["running"]
+        until(lambda: client.ask("/streamsep/state") == ["running"])
         until(lambda: client.ask("/streamsep/stats/step/p50")[0] > 0)  # sound flows
 
         client.ask("/streamsep/meters/subscribe", 20)
