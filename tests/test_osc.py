@@ -92,7 +92,8 @@ def test_wrong_number_of_arguments(client):
 
 
 def test_whole_numbers_may_come_as_floats(client):
-    assert client.ask("/streamsep/notify", 1.0)[0] == 1
+    client.send("/streamsep/sync", 3.0)
+    assert client.receive() == ("/streamsep/synced", [3])
 
 
 def test_unknown_addresses_and_sources(client):
