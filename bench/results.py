@@ -2,7 +2,9 @@
 
     python bench/results.py            all of it (about ten minutes on two cores)
     python bench/results.py speed      one section; the others stay as they are
-    python bench/results.py live       the soaks: over four hours; with `--minutes 2` each takes that long instead of 30
+    python bench/results.py live       the soaks: 51 minutes (the idle one `--minutes 30`, the others `--loaded 3`)
+    python bench/results.py growth     memory and handles over a million hops and a thousand starts
+    python bench/results.py clocks     an hour of two clocks, simulated
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
 """
@@ -72,14 +74,33 @@ def quality() -> str:
     return "\n".join(lines)
 
 
-def live(minutes: float) -> str:
-    """bench/soak.py with every load, for the daemon and for the usual way in Python; bench/leaks.py. Written row by row."""
+def live(minutes: float, loaded: float) -> str:
+    """bench/soak.py with every load, for the daemon and for the usual way in Python. Written row by row."""
     rows: list[dict[str, Any]] = []
     for program in ("daemon", "callback"):
         for load in soak.LOADS:
-            rows.append(call("bench/soak.py", "--program", program, "--load", load, "--minutes", minutes))
+            lasts = minutes if (program, load) == ("daemon", "none") else loaded
+            rows.append(call("bench/soak.py", "--program", program, "--load", load, "--minutes", lasts))
             write("live", _soaks(rows))
-    return f"{_soaks(rows)}\n\nDoes anything grow?\n\n{leaks.markdown(call('bench/leaks.py'))}"
+    return _soaks(rows)
+
+
+def growth() -> str:
+    """bench/leaks.py."""
+    return leaks.markdown(call("bench/leaks.py"))
+
+
+def two_clocks() -> str:
+    """bench/drift.py, an hour a case."""
+    lines = [
+        "Two devices with clocks of their own, an hour simulated through the functions PortAudio calls (`bench/drift.py`):",
+        "",
+        "| devices | wander of the delay, ms | missed blocks | jumps |",
+        "|---|---|---|---|",
+    ]
+    for name, r in call("bench/drift.py").items():
+        lines.append(f"| {name} | {r['wander_ms']:.2f} | {r['missed_blocks']} | {r['jumps']} |")
+    return "\n".join(lines)
 
 
 def _soaks(rows: list[dict[str, Any]]) -> str:
@@ -100,7 +121,11 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "osc": ("OSC", osc),
     "quality": ("Quality", quality),
 }
-LONG: dict[str, tuple[str, Callable[[float], str]]] = {"live": ("Live for hours", live)}  # only when named
+LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
+    "live": ("Live for hours", lambda: live(30, 3)),
+    "growth": ("Does anything grow?", growth),
+    "clocks": ("Two clocks", two_clocks),
+}
 
 
 def write(name: str, text: str) -> None:
@@ -128,15 +153,15 @@ def main() -> None:
     """Run the sections named, or all short ones."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("names", nargs="*", metavar="section", choices=[[], *SECTIONS, *LONG], help=", ".join(SECTIONS | LONG))
-    p.add_argument("--minutes", type=float, default=30, help="of each soak in `live` (%(default)s)")
+    p.add_argument("--minutes", type=float, default=30, help="of the daemon's idle soak in `live` (%(default)s)")
+    p.add_argument("--loaded", type=float, default=3, help="of each other soak there (%(default)s)")
     arguments = p.parse_args()
+    LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.loaded))
     for name in arguments.names or SECTIONS:
-        if name in LONG:
-            write(name, LONG[name][1](arguments.minutes))
-        elif name == "quality" and not DATA.is_dir():
+        if name == "quality" and not DATA.is_dir():
             print(f"results: {DATA} is missing: the section {name!r} stays as it is", file=sys.stderr)
         else:
-            write(name, SECTIONS[name][1]())
+            write(name, (SECTIONS | LONG)[name][1]())
 
 
 if __name__ == "__main__":
