@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,18 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
 }
 
 
+@cache
+def commit() -> str:
+    """What is measured; looked at before RESULTS.md itself changes."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def write(name: str, text: str) -> None:
     """Replace one section of RESULTS.md, between its markers, or add it."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     page = RESULTS.read_text() if RESULTS.exists() else HEAD
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    origin = f"`python bench/results.py {name}`, {date.today()}, commit {git}, Python {platform.python_version()}"
+    origin = f"`python bench/results.py {name}`, {date.today()}, commit {commit()}, Python {platform.python_version()}"
     section = f"{begin}\n## {(SECTIONS | LONG)[name][0]}\n\n{text}\n\n({origin})\n{end}"
     if begin in page:
         page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]
@@ -156,6 +163,7 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=30, help="of the daemon's idle soak in `live` (%(default)s)")
     p.add_argument("--loaded", type=float, default=3, help="of each other soak there (%(default)s)")
     arguments = p.parse_args()
+    commit()
     LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.loaded))
     for name in arguments.names or SECTIONS:
         if name == "quality" and not DATA.is_dir():
