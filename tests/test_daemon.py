@@ -12,9 +12,10 @@ import soundfile
 
 from tests.conftest import ROOT
 from tests.running import osc_port, start_daemon, status, stop
-from tests.servers import wait
+from tests.servers import REAL_TIME, wait
 
 
+@REAL_TIME
 def test_it_records_while_it_plays(jack, tmp_path):
     daemon, promised = start_daemon("--record", tmp_path / "takes")
     time.sleep(2)
@@ -29,6 +30,7 @@ def test_it_records_while_it_plays(jack, tmp_path):
         assert frames - 48000 // 4 <= soundfile.info(path).frames <= frames
 
 
+@REAL_TIME
 def test_a_recording_goes_on_when_the_server_comes_back(jack, tmp_path):
     daemon, promised = start_daemon("--record", tmp_path / "takes")
     port = osc_port(promised)
@@ -81,6 +83,7 @@ def test_nothing_is_left_of_a_daemon_that_was_killed(jack):
     assert jack.process.poll() is None
 
 
+@REAL_TIME
 def test_sigterm_fades_out(jack, identity, song, tmp_path):
     """What goes out at the end falls over 20 ms, without a step."""
     from tests.test_jack import connect, go, start_client

@@ -12,7 +12,7 @@ from streamsep.devices.callbacks import on_both
 from streamsep.devices.portaudio import DeviceError
 from tests.conftest import need_program
 from tests.pulse_server import RATE, PulseServer, tone
-from tests.servers import JackServer, wait
+from tests.servers import REAL_TIME, JackServer, wait
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def gaps(x):
 
 
 @pytest.mark.parametrize(("input_", "output"), [("mic", "speakers"), ("pulse", "pulse")])
+@REAL_TIME
 def test_sound_passes_without_a_gap(pulse, identity, tmp_path, input_, output):
     """A tone through the whole daemon, for some seconds, by two streams that the resampler keeps together."""
     pulse.environment |= {"PULSE_SOURCE": "in.monitor", "PULSE_SINK": "out"}  # what `pulse` alone means
@@ -92,6 +93,7 @@ def test_one_stream_records_what_was_picked_and_plays_what_is_there():
     assert list(rings.header[[R.CALLS, R.IN_WRITE, R.OUT_READ, R.INPUT_XRUNS, R.OUTPUT_XRUNS]]) == [2, 64, 64, 1, 1]
 
 
+@REAL_TIME
 def test_the_daemon_goes_on_when_the_server_was_killed_and_came_back(pulse, identity, tmp_path):
     """It says so, with the device's name, and the same tone is heard again."""
     pulse.play("/dev/zero")
@@ -164,6 +166,7 @@ print("done", flush=True)
 
 
 @pytest.mark.parametrize(("input_", "output"), [("pulse", "pulse"), ("mic", "speakers")])
+@REAL_TIME
 def test_the_same_process_opens_it_again_whenever_its_server_comes_back(pulse, input_, output):
     pulse.play("/dev/zero")
     process = pulse.python("-c", REOPENING.format(input=input_, output=output))
@@ -256,6 +259,7 @@ except device.DeviceError as error: print(error)
     assert out == expected, err
 
 
+@REAL_TIME
 def test_from_jack_to_another_sound_system(jack, pulse):
     """Two host APIs, two clocks: sound flows both ways of the bridge, and the figure for the delay is there at once."""
     pulse.play("/dev/zero")

@@ -14,6 +14,7 @@ from streamsep.osc.row import Row
 from streamsep.osc.surface import ROWS
 from tests.conftest import ROOT, need_program
 from tests.osc_client import LEFT, RATE, RIGHT, TONE, patiently, playing, until
+from tests.servers import REAL_TIME
 
 EXAMPLES = ROOT / "examples"
 START = 60.0  # s: sclang compiles its class library first
@@ -70,6 +71,7 @@ HAND = r"""#N canvas 0 0 450 300 12;
 
 
 @pytest.mark.parametrize("pd_rate", [44100, 48000])
+@REAL_TIME
 def test_pure_data_steers_watches_and_hears(server, separator, tap, connect, tmp_path, pd_rate):
     pd = need_program("pd")
     (tmp_path / "hand.pd").write_text(HAND)
@@ -142,6 +144,7 @@ def headless(server, folder):
     }
 
 
+@REAL_TIME
 def test_supercollider_steers_watches_and_hears(server, separator, tap, tmp_path):
     sclang = need_program("sclang")
     script = tmp_path / "hands.scd"
@@ -183,6 +186,7 @@ s.waitForBoot {{
 """
 
 
+@REAL_TIME
 def test_supercolliders_server_plays_it(server, tap, jack, tmp_path):
     """A source, off the network into a Buffer, through scsynth on a real JACK server of another rate, into a file."""
     need_program("scsynth")

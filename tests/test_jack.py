@@ -17,7 +17,7 @@ from pythonosc.osc_message_builder import build_msg
 from streamsep.engine import Separator
 from tests.conftest import ROOT, need_program
 from tests.running import osc_port, start_daemon, status, stop
-from tests.servers import PERIOD, wait
+from tests.servers import PERIOD, REAL_TIME, wait
 
 OUTPUTS = "vocals_1", "vocals_2", "accompaniment_1", "accompaniment_2"
 
@@ -67,11 +67,8 @@ def through_the_graph(model, song, tmp_path, seconds, during=None):
 
 
 def in_time(model, song, tmp_path, during=None):
-    """`through_the_graph`, once more if the server itself reported that the machine had been held up (xruns)."""
-    result = through_the_graph(model, song, tmp_path, song.shape[1] / 48000, during)
-    if result[3]["missed_blocks"] and result[3]["input_xruns"]:
-        result = through_the_graph(model, song, tmp_path, song.shape[1] / 48000, during)
-    return result
+    """`through_the_graph`, for as long as the song is."""
+    return through_the_graph(model, song, tmp_path, song.shape[1] / 48000, during)
 
 
 def best_match(model, x, outputs, delay, rate):
@@ -87,6 +84,7 @@ def best_match(model, x, outputs, delay, rate):
     return min(found)
 
 
+@REAL_TIME
 def test_a_song_through_the_graph_equals_offline_shifted_by_the_reported_latency(jack, lstm, song, tmp_path):
     """With a float network, whose state in silence comes to rest: how long the daemon waited for the song plays no part."""
     x, rate = song
@@ -129,6 +127,7 @@ def subscribe(port, source, seconds):
     return indices, np.concatenate([frames for _, frames in packets])
 
 
+@REAL_TIME
 def test_osc_steers_the_daemon_and_takes_the_stems_off_the_wire(jack, lstm, song, tmp_path):
     """What a subscriber gets is, sample for sample, what the graph gets; and oscsend mutes it, without a click."""
     x, rate = song
@@ -154,6 +153,7 @@ def test_osc_steers_the_daemon_and_takes_the_stems_off_the_wire(jack, lstm, song
     assert np.abs(vocals[:, muted - 8 : muted + 1]).max() < 0.02 * np.abs(vocals).max()
 
 
+@REAL_TIME
 def test_a_thread_that_hogs_the_gil_adds_no_underrun(jack):
     """Quiet and hogged runs in turn (test_live.py holds the same against a path that does need the GIL)."""
 
@@ -181,6 +181,7 @@ def test_signals_end_it_cleanly(jack, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@REAL_TIME
 def test_a_server_that_goes_is_waited_for(jack, number):
     """OSC lives on; within 2 s of the server's return sound does too, with the same latency; again and again."""
     daemon, promised = start_daemon()
@@ -207,6 +208,7 @@ def test_a_server_that_goes_is_waited_for(jack, number):
     assert err.count("is back: sound goes on") == 3
 
 
+@REAL_TIME
 def test_a_new_block_of_the_server_is_a_new_promise(jack):
     daemon, promised = start_daemon()
     port = osc_port(promised)
@@ -221,6 +223,7 @@ def test_a_new_block_of_the_server_is_a_new_promise(jack):
     stop(daemon)
 
 
+@REAL_TIME
 def test_a_daemon_held_up_for_a_second_has_the_same_delay_after(jack, lstm, song, tmp_path):
     """SIGSTOP and SIGCONT: what comes a second later is, sample for sample, where it belongs."""
     x, rate = song

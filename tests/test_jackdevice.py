@@ -21,7 +21,7 @@ from streamsep.engine import Separator
 from streamsep.live import Live
 from streamsep.rings import ARMED, CALLS, IN_WRITE, INPUT_XRUNS, MAX_BLOCK, arm, make_rings, publish
 from tests.conftest import ROOT
-from tests.servers import PERIOD, RATE, JackServer, wait
+from tests.servers import PERIOD, RATE, REAL_TIME, JackServer, wait
 
 jack = pytest.importorskip("jack", reason="libjack is missing", exc_type=OSError)
 
@@ -318,6 +318,7 @@ def separating(model):
 
 
 @pytest.mark.parametrize("freewheel", [False, True])
+@REAL_TIME
 def test_sound_comes_through_late_by_exactly_what_the_graph_was_told(server, identity, song, freewheel):
     """Also when the graph runs far faster than real time for a while: then the worker is waited for."""
     x = song[0][:, 4 * RATE : 4 * RATE + LENGTH]

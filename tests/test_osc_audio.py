@@ -28,6 +28,7 @@ from streamsep.osc.reception import Assembly
 from streamsep.osc.streams import CHALLENGE_EVERY, FORMAT_EVERY, MAX_HEARD, MAX_STREAMS, Streams
 from tests.conftest import ROOT, need_program
 from tests.osc_client import CHANNELS, HERE, HOP, LEFT, RATE, RIGHT, TONE, WAIT, Client, patiently, playing, until
+from tests.servers import REAL_TIME
 from tests.test_jack import connect as connect_ports
 from tests.test_jack import go, start_client
 
@@ -733,6 +734,7 @@ def test_listen_writes_what_was_played(server, separator, tap, tmp_path):
     patiently(lambda: not server.streams.running)  # both took their leave
 
 
+@REAL_TIME
 def test_listen_plays(server, tap, jack, tmp_path):
     """Through a real JACK server at another rate than the daemon's; the command says what it heard."""
     recording = tmp_path / "played.npy"

@@ -25,6 +25,7 @@ from streamsep.engine import Separator
 from streamsep.osc.packet import Packet, pack
 from streamsep.soundfiles import AudioFileError
 from tests.osc_client import HERE, WAIT, until
+from tests.servers import REAL_TIME
 
 RATE, BLOCK = 16000, 128
 JITTER = 320  # frames: 20 ms
@@ -316,6 +317,7 @@ def free_port():
 
 
 @pytest.mark.parametrize(("ppm", "output"), [(0, "none"), (300, "file")])
+@REAL_TIME
 def test_through_the_daemon_and_out_again(lstm, tmp_path, ppm, output):
     """A network processor: sound goes in over OSC at the sender's pace, stems come out, equal to the offline engine's."""
     file = tmp_path / "stems.wav"

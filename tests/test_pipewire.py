@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import ROOT, need_program
-from tests.servers import wait
+from tests.servers import REAL_TIME, wait
 
 # What a JACK client needs of it, and the "default" metadata that a session manager would make.
 DAEMON = """
@@ -102,6 +102,7 @@ def environment(tmp_path):
     return os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "PIPEWIRE_CONFIG_DIR": str(tmp_path)}
 
 
+@REAL_TIME
 def test_sound_goes_through_and_a_killed_daemon_is_noticed_and_left(environment, tmp_path):
     command = [need_program("pw-jack"), sys.executable, "-c", CLIENTS]
     with daemon(environment, tmp_path / "daemon.log") as process:

@@ -21,7 +21,7 @@ from streamsep.rings import exchange
 from streamsep.roundtrip import RoundTripError, Take, measure, through_device, through_jack
 from tests.conftest import ROOT, need_program
 from tests.pulse_server import PulseServer
-from tests.servers import PERIOD, JackServer, wait
+from tests.servers import PERIOD, REAL_TIME, JackServer, wait
 
 # ------------------------------------------------------------------------------------------------------------------ cables
 
@@ -62,6 +62,7 @@ class Cable:
 
 
 @pytest.mark.parametrize(("delay", "block"), [(100, 100), (1234, 64)])
+@REAL_TIME
 def test_a_cable(delay, block):
     result = measure(lambda: through_device(Cable(delay, block, promised=delay / 8000), max_delay=0.5))
     facts = result.as_dict()
@@ -146,6 +147,7 @@ def server(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("server", [64, 256], indirect=True)
+@REAL_TIME
 def test_the_graph_alone_is_one_period(server):
     result = measure(lambda: through_jack([], [], max_delay=0.2))
     facts = result.as_dict()
@@ -211,6 +213,7 @@ def promise_kept(port, bypass, back):
     assert facts["confidence"] == 1
 
 
+@REAL_TIME
 def test_a_daemon_in_the_loop_keeps_its_promise_to_the_sample(server):
     """In bypass by its first source alone; separating by all of them, and by the one that the noise goes to."""
     with daemon() as port:
@@ -220,11 +223,13 @@ def test_a_daemon_in_the_loop_keeps_its_promise_to_the_sample(server):
 
 
 @pytest.mark.parametrize("server", [1024, 80], indirect=True)
+@REAL_TIME
 def test_and_with_blocks_that_are_larger_than_a_hop_or_do_not_divide_it(server):
     with daemon() as port:
         promise_kept(port, 0, "streamsep")
 
 
+@REAL_TIME
 def test_jack_iodelay_says_the_same_of_a_daemon_in_bypass(server):
     """Another method, of another hand: phases of many tones. It needs a path that stands still, so bypass."""
     tool = need_program("jack_iodelay")
@@ -269,6 +274,7 @@ def test_the_command_tells_people_and_leaves_nothing_behind(server):
     assert "streamsep" not in ports
 
 
+@REAL_TIME
 def test_the_daemons_own_device_code_in_a_loop(server):
     """`streamsep latency` without ports: the live run's own stream, here with its outputs wired to its inputs."""
     command = [sys.executable, "-m", "streamsep", "latency", "--json", "--max-delay", "0.5"]
@@ -290,6 +296,7 @@ def test_the_daemons_own_device_code_in_a_loop(server):
     assert facts["channel"] == 1
 
 
+@REAL_TIME
 def test_a_sound_server_behind_portaudio(tmp_path):
     """PulseAudio: what is played into a null sink is recorded from its monitor. Two streams: their clocks are learnt before."""
     server = PulseServer(tmp_path)
