@@ -19,7 +19,7 @@ from .config import Config, ConfigError, is_loopback
 from .devices.filedevice import FileDevice
 from .devices.opening import open_device, path_of, reopen_device
 from .devices.oscinput import OscInput
-from .devices.portaudiodevice import NONE, DeviceError
+from .devices.portaudiodevice import FILE, NONE, DeviceError
 from .engine import Separator
 from .live import Device, Live, LiveError
 from .meters import Meters
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 _SILENT = 1.0  # s without a block: the device is gone, whatever its library says (a killed server's streams stay "active")
 _TICK = 0.05  # s; how soon a signal, a wish or the end of a file is noticed
 _RETRY = 0.25  # s between two looks for a device that is gone
-_BACK_WITHIN = 2.0  # s that a device which is back may take to deliver sound
+_BACK_WITHIN = 3.0  # s that a device which is back may take to deliver sound: idle PulseAudio sinks take two
 
 
 class Daemon:
@@ -74,6 +74,7 @@ class Daemon:
         )
         self._recorder = self._new_recorder()
         self._recorder_said = ""
+        self._take_over = False  # the take that runs is to be ended
         self._wanted: Config | None = None
         self._stop = threading.Event()
         self.memory_locked = ""  # or why it is not
@@ -166,6 +167,10 @@ class Daemon:
         while not self._reopen():
             if self._over(end, _RETRY):
                 return
+            self._hear_recorder()
+            if self._wanted:  # another one, then
+                self._change(end)
+                return
         if not reason:
             return
         self.reopened += 1
@@ -199,7 +204,7 @@ class Daemon:
         self._osc.attach(live.separator, live.rings, live.meters)
         if recorded:
             with suppress(ValueError):  # it was told
-                self.record(True)
+                self._begin_take()
 
     def choose(self, *, model: str | None = None, input: str | None = None, output: str | None = None) -> None:
         """Begin to change to another model or device, and return; ValueError where that cannot be.
@@ -208,6 +213,8 @@ class Daemon:
         """
         if isinstance(self.live.device, FileDevice):
             raise ValueError("a file is being played: model and devices stay until its end")
+        if any(str(name or "").startswith(FILE) for name in (input, output)):
+            raise ValueError(f"device={input or output!r}: files are named at the start only")
         reachable = not (is_loopback(self.config.osc_host) and is_loopback(self.config.http_host))
         if model is not None and reachable and model not in (*models.shipped(), self._first_model):
             raise ValueError(f"model={model!r}: expected a shipped one ({', '.join(models.shipped())}); others only from here")
@@ -258,31 +265,41 @@ class Daemon:
     @property
     def recording(self) -> str:
         """The folder of the take that runs, "" when none does."""
-        return str(self._recorder.folder) if self._recorder.recording else ""
+        return str(self._recorder.folder) if self._recorder.recording and not self._take_over else ""
 
     def record(self, on: bool) -> bool:
-        """Begin a take, or end the one that runs; whether one runs then. ValueError where none can begin."""
-        if on and not self._recorder.recording:
-            try:
-                self._recorder.start()
-            except (RecorderError, OSError) as error:
-                self._tell(f"no recording: {error}")
-                raise ValueError(str(error)) from error
-            self._tell(f"recording to {self._recorder.folder}")
-        elif not on:
-            self._end_take()
-        return self._recorder.recording
+        """Begin a take, or end the one that runs; whether one runs then. ValueError where none can begin.
+
+        A slow disk may take its time for the end: the main loop waits for it, not the caller.
+        """
+        if not on:
+            self._take_over = self._recorder.recording
+        elif self._take_over:
+            raise ValueError("the last recording is being closed: expected a moment of patience")
+        elif not self._recorder.recording:
+            self._begin_take()
+        return bool(self.recording)
+
+    def _begin_take(self) -> None:
+        try:
+            self._recorder.start()
+        except (RecorderError, OSError) as error:
+            self._tell(f"no recording: {error}")
+            raise ValueError(str(error)) from error
+        self._tell(f"recording to {self._recorder.folder}")
 
     def _end_take(self) -> None:
         """End the take that runs, if one does, and tell what came of it."""
-        running = self._recorder.recording
+        running, self._take_over = self._recorder.recording, False
         self._recorder.stop()
         self._hear_recorder()
         if running:
             self._tell(self._recorder.summary())
 
     def _hear_recorder(self) -> None:
-        """Tell, once, that a recording ended early."""
+        """End the take if that is wanted; tell, once, that one ended early."""
+        if self._take_over:
+            self._end_take()
         if self._recorder.error != self._recorder_said:
             self._recorder_said = self._recorder.error
             if self._recorder.error:

@@ -60,4 +60,9 @@ class JackServer:
             self.killed = number == signal.SIGKILL
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
-            process.wait(20)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:  # a synchronous server beside a killed client
+                self.killed = True
+                process.kill()
+                process.wait()

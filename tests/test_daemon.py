@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from tests.conftest import ROOT
-from tests.running import osc_port, start_daemon, status, stop
+from tests.running import ask, osc_port, start_daemon, status, stop
 from tests.servers import REAL_TIME, wait
 
 
@@ -45,6 +45,63 @@ def test_a_recording_goes_on_when_the_server_comes_back(jack, tmp_path):
     (take,) = (tmp_path / "takes").iterdir()
     recorded = soundfile.info(take / "heard.flac").frames
     assert recorded == pytest.approx(json.loads(out)["hops"] * 384, abs=12_000)
+
+
+def test_model_and_devices_are_changed_while_it_runs(jack, lstm):
+    """Gains stay as they were; what cannot be is refused, or told, and the sound goes on as before."""
+    daemon, promised = start_daemon()
+    port = osc_port(promised)
+    wait(lambda: status(port)["state"] == "running")
+    ask(port, "/streamsep/source/vocals/gain", -6.0)
+    before = status(port)
+
+    def goes_on():
+        hops = status(port)["hops"]
+        wait(lambda: status(port)["hops"] != hops)
+
+    ask(port, "/streamsep/model", str(lstm.path))
+    wait(lambda: status(port)["model"] == lstm.contract.name)
+    wait(lambda: status(port)["state"] == "running")
+    assert ask(port, "/streamsep/model") == [str(lstm.path)]
+    assert ask(port, "/streamsep/source/vocals/gain") == [pytest.approx(-6)]
+    assert status(port)["latency_samples.total"] == before["latency_samples.total"]
+    goes_on()
+
+    ask(port, "/streamsep/device/output", "none")
+    wait(lambda: status(port)["device"].startswith("system -> none") and status(port)["state"] == "running")
+    goes_on()
+
+    address, reason = ask(port, "/streamsep/model", "nosuch")
+    assert address == "/streamsep/model"
+    assert "nosuch" in reason
+    address, reason = ask(port, "/streamsep/device/output", "file:/tmp/x.wav")
+    assert "files are named at the start only" in reason
+    ask(port, "/streamsep/device/input", "JACK:nosuch")
+    said = next(line for line in daemon.stderr if "no change" in line)
+    assert "nosuch" in said
+    wait(lambda: status(port)["state"] == "running")
+    assert status(port)["device"].startswith("system -> none")
+    goes_on()
+    stop(daemon)
+    assert daemon.returncode == 0
+
+
+def test_osc_begins_and_ends_recordings(jack, tmp_path):
+    (tmp_path / "c.toml").write_text(f'record = "{tmp_path / "takes"}"\n')
+    daemon, promised = start_daemon("--config", tmp_path / "c.toml")
+    port = osc_port(promised)
+    (first,) = ask(port, "/streamsep/recording")
+    time.sleep(1.2)  # a take of no sound leaves nothing
+    assert ask(port, "/streamsep/record") == [1]
+    assert ask(port, "/streamsep/record", 0) == [0]
+    assert ask(port, "/streamsep/recording") == [""]
+    wait(lambda: ask(port, "/streamsep/record", 1) == [1])  # the first one may still be closing
+    (second,) = ask(port, "/streamsep/recording")
+    assert first != second
+    time.sleep(1)
+    stop(daemon)
+    for folder in (first, second):
+        assert soundfile.info(f"{folder}/heard.flac").frames > 0
 
 
 def test_a_recording_that_cannot_begin_is_one_line(jack, tmp_path):
