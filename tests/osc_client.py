@@ -124,7 +124,11 @@ def tap():
 def status():
     parts = {f"latency_ms.{part}": 16.0 for part in ("algorithmic", "buffering", "device", "total")}
     steps = {f"step_ms.{q}": 0.5 for q in ("p50", "p99", "max")}
-    return {"hops": 3, "latency_ms": 16.5, "model": "test", "late": 1, "provider": "cpu"} | parts | steps
+    return (
+        {"hops": 3, "latency_ms": 16.5, "model": "test", "late": 1, "bridged": 0, "missed_blocks": 0, "provider": "cpu"}
+        | parts
+        | steps
+    )
 
 
 @dataclass
