@@ -370,9 +370,8 @@ def test_nothing_is_printed_or_logged(server, client, capfd, caplog):
     client.send_raw(b"/streamsep/version\0\0,Z\0\0")
     client.receive()
     client.send_raw(BUNDLE + b"\0\0\0\4abcd")
-    server.handle(
-        build_msg("/streamsep/version").dgram, UdpClient((HERE, 0), server._udp.socket)
-    )  # a reply that no socket can send
+    nobody = UdpClient((HERE, 0), server._udp.socket)  # a reply that no socket can send
+    server.call(lambda: server.handle(build_msg("/streamsep/version").dgram, nobody))
     assert client.silent()
     assert server.counts["socket_errors"] == 1
     assert capfd.readouterr() == ("", "")
