@@ -204,6 +204,7 @@ def measure(seconds: float, malformed: int) -> dict[str, Any]:
         client = Client(port)
         pings(client, 1)
         before, resident = client.status(), memory(pid)
+        first = before["hops"]
         report["calm"] = {"ping_ms": pings(client, seconds), "late": client.status()["late"] - before["late"]}
 
         before, stop = client.status(), threading.Event()
@@ -231,7 +232,7 @@ def measure(seconds: float, malformed: int) -> dict[str, Any]:
                 times.append(client.ping())
         after = client.status()
         grown = memory(pid) - resident
-        played = 4 * after["out_channels"] * (after["hops"] - before["hops"]) * after["hop"]
+        played = 4 * after["out_channels"] * (after["hops"] - first) * after["hop"]
         report["malformed"] = {
             "sent": malformed,
             "sent_per_s": round(malformed / (time.perf_counter() - begin)),
