@@ -2,7 +2,7 @@
 
     python bench/results.py            all of it (about ten minutes on two cores)
     python bench/results.py speed      one section; the others stay as they are
-    python bench/results.py live       the soaks: 51 minutes (the idle one `--minutes 30`, the others `--loaded 3`)
+    python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
 
@@ -14,7 +14,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -75,15 +75,23 @@ def quality() -> str:
     return "\n".join(lines)
 
 
-def live(minutes: float, loaded: float) -> str:
-    """bench/soak.py with every load, for the daemon and for the usual way in Python. Written row by row."""
-    rows: list[dict[str, Any]] = []
-    for program in ("daemon", "callback"):
-        for load in soak.LOADS:
-            lasts = minutes if (program, load) == ("daemon", "none") else loaded
-            rows.append(call("bench/soak.py", "--program", program, "--load", load, "--minutes", lasts))
-            write("live", _soaks(rows))
-    return _soaks(rows)
+def live(minutes: float, only: list[str]) -> str:
+    """bench/soak.py with every load, or `only` some, for the daemon and for the usual way in Python. Written row by row."""
+    rows = dict(_rows(_section("live")))
+    for program, load in ((p, load) for p in soak.CLIENTS for load in soak.LOADS):
+        if not only or f"{program}:{load}" in only:
+            r = call("bench/soak.py", "--program", program, "--load", load, "--minutes", minutes)
+            rows[program, load] = soak.line(r)
+            write("live", _soaks(r, rows))
+    return _soaks(r, rows)
+
+
+def _rows(section: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """The soaks that a section holds, by program and load."""
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:]]
+        if cells and cells[0] in soak.CLIENTS:
+            yield (cells[0], cells[1]), line
 
 
 def growth() -> str:
@@ -104,17 +112,21 @@ def two_clocks() -> str:
     return "\n".join(lines)
 
 
-def _soaks(rows: list[dict[str, Any]]) -> str:
+def _soaks(r: dict[str, Any], rows: dict[tuple[str, str], str]) -> str:
     lines = [
         "`bench/soak.py`: JACK with its dummy driver, 48 kHz, blocks of 128, the bundled song round and round;",
-        f"{rows[0]['machine']}. `daemon` is `streamsep run`, `callback` the usual way in Python: `InferenceSession.run` in a",
+        f"{r['machine']}. `daemon` is `streamsep run`, `callback` the usual way in Python: `InferenceSession.run` in a",
         "sounddevice callback, with the same model and windows. Beside them: nothing; a Python thread in the program that hogs",
-        f"the GIL; 10,000 OSC messages a second; one core busy. A hop is due every {rows[0]['deadline_ms']:g} ms.",
+        f"the GIL; 10,000 OSC messages a second; one core busy. A hop is due every {r['deadline_ms']:g} ms.",
         "",
         soak.HEAD,
-        *map(soak.line, rows),
+        *(rows[key] for key in sorted(rows, key=_soaks_order)),
     ]
     return "\n".join(lines)
+
+
+def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
+    return list(soak.CLIENTS).index(key[0]), soak.LOADS.index(key[1])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -123,7 +135,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "quality": ("Quality", quality),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
-    "live": ("Live for hours", lambda: live(30, 3)),
+    "live": ("Live for hours", lambda: live(30, [])),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
 }
@@ -136,9 +148,20 @@ def commit() -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
+
+
+def _section(name: str) -> str:
+    """What RESULTS.md holds under `name`, "" where nothing."""
+    begin, end = _marks(name)
+    page = RESULTS.read_text() if RESULTS.exists() else ""
+    return page[page.index(begin) : page.index(end)] if begin in page else ""
+
+
 def write(name: str, text: str) -> None:
     """Replace one section of RESULTS.md, between its markers, or add it."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    begin, end = _marks(name)
     page = RESULTS.read_text() if RESULTS.exists() else HEAD
     origin = f"`python bench/results.py {name}`, {date.today()}, commit {commit()}, Python {platform.python_version()}"
     section = f"{begin}\n## {(SECTIONS | LONG)[name][0]}\n\n{text}\n\n({origin})\n{end}"
@@ -160,11 +183,13 @@ def main() -> None:
     """Run the sections named, or all short ones."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("names", nargs="*", metavar="section", choices=[[], *SECTIONS, *LONG], help=", ".join(SECTIONS | LONG))
-    p.add_argument("--minutes", type=float, default=30, help="of the daemon's idle soak in `live` (%(default)s)")
-    p.add_argument("--loaded", type=float, default=3, help="of each other soak there (%(default)s)")
+    p.add_argument("--minutes", type=float, default=30, help="of each soak in `live` (%(default)s)")
+    p.add_argument(
+        "--only", action="append", default=[], metavar="PROGRAM:LOAD", help="of the soaks in `live`; the others stay"
+    )
     arguments = p.parse_args()
     commit()
-    LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.loaded))
+    LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.only))
     for name in arguments.names or SECTIONS:
         if name == "quality" and not DATA.is_dir():
             print(f"results: {DATA} is missing: the section {name!r} stays as it is", file=sys.stderr)
