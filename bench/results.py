@@ -5,6 +5,7 @@
     python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
+    python bench/results.py reopen     sound servers killed and started again
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import leaks  # type: ignore[import-not-found]  # beside this file
+import reopen  # type: ignore[import-not-found]
 import soak  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +101,11 @@ def growth() -> str:
     return leaks.markdown(call("bench/leaks.py"))
 
 
+def reopening() -> str:
+    """bench/reopen.py."""
+    return reopen.markdown(call("bench/reopen.py")["servers"])
+
+
 def two_clocks() -> str:
     """bench/drift.py, an hour a case."""
     lines = [
@@ -138,6 +145,7 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "live": ("Live for hours", lambda: live(30, [])),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
+    "reopen": ("A server comes back", reopening),
 }
 
 
