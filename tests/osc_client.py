@@ -169,9 +169,15 @@ def daemon(separator, tap, status):
 
 
 @pytest.fixture
-def server(daemon):
+def parts():
+    """What the server has besides UDP; tests of TCP and HTTP say."""
+    return []
+
+
+@pytest.fixture
+def server(daemon, parts):
     before = threading.enumerate()
-    server = OscServer(daemon, HERE, 0)
+    server = OscServer(daemon, HERE, 0, services=parts)
     with server:
         yield server
     assert threading.enumerate() == before

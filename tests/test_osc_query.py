@@ -37,7 +37,7 @@ from streamsep.osc.tree import difference, methods
 from streamsep.osc.web import HttpServer
 from tests import graphs
 from tests.conftest import ROOT, need, need_program
-from tests.osc_client import CHANNELS, HERE, RATE, WAIT, Client, Daemon, until
+from tests.osc_client import CHANNELS, HERE, RATE, WAIT, Daemon, until
 
 GAIN, MUTE, BYPASS = "/streamsep/source/vocals/gain", "/streamsep/source/vocals/mute", "/streamsep/bypass"
 FIGURES = {f"latency_ms.{part}": 16.0 for part in ("algorithmic", "buffering", "device", "total")}
@@ -66,29 +66,13 @@ def page(query):
 
 
 @pytest.fixture
-def server(daemon, page):
-    before = threading.enumerate()
-    with OscServer(daemon, HERE, 0, services=[page]) as server:
-        yield server
-    assert threading.enumerate() == before
+def parts(page):
+    return [page]
 
 
 @pytest.fixture
-def udp_to():
-    """Makes UDP clients of a server."""
-    with contextlib.ExitStack() as stack:
-
-        def make(server):
-            client = Client(server.port)
-            stack.callback(client.socket.close)
-            return client
-
-        yield make
-
-
-@pytest.fixture
-def udp(server, udp_to):
-    return udp_to(server)
+def udp(server, connect):
+    return connect(server)
 
 
 class Reply:
@@ -773,7 +757,7 @@ def test_nothing_is_told_unless_asked_and_off_the_loopback_only_when_configured(
     assert Discovery(tcp, http, everywhere=True).places(("192.0.2.1", 9000)) == [*remote, local]
 
 
-def test_a_daemon_without_multicast_still_plays(daemon, monkeypatch, udp_to):
+def test_a_daemon_without_multicast_still_plays(daemon, monkeypatch, connect):
     from streamsep.osc import discovery
 
     def refuse(host):
@@ -782,7 +766,7 @@ def test_a_daemon_without_multicast_still_plays(daemon, monkeypatch, udp_to):
     monkeypatch.setattr(discovery, "_zeroconf", refuse)
     with OscServer(daemon, HERE, 0, services=services(Config(osc_port=0, http=0))) as server:
         until(lambda: "No such device" in server.services[-1].problem)
-        assert udp_to(server).ask("/streamsep/version") == [__version__]
+        assert connect(server).ask("/streamsep/version") == [__version__]
         assert server.counts["zeroconf_failed"] == 1
 
 
@@ -815,7 +799,7 @@ def test_python_oscquery_finds_reads_and_sets(configured, daemon):
 
 
 @pytest.mark.timeout(60)
-def test_nodes_clients_find_read_listen_and_set(configured, daemon, udp_to, monkeypatch):
+def test_nodes_clients_find_read_listen_and_set(configured, daemon, connect, monkeypatch):
     """The npm packages `oscquery` and `osc`, as `make test` installs them."""
     node = need_program("node")
     monkeypatch.setenv("NODE_PATH", str(ROOT / ".venv" / "node" / "node_modules"))
@@ -835,7 +819,7 @@ def test_nodes_clients_find_read_listen_and_set(configured, daemon, udp_to, monk
                 assert message["address"] == GAIN
                 heard.append(message["args"][0]["value"])
             assert daemon.separator.gain("vocals") == pytest.approx(-12)
-            udp_to(configured).ask(GAIN, -30.0)  # somebody else
+            connect(configured).ask(GAIN, -30.0)  # somebody else
             while heard[-1] != pytest.approx(-30, abs=1e-4):
                 heard.append(json.loads(client.stdout.readline())["args"][0]["value"])
         finally:

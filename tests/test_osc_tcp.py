@@ -38,11 +38,8 @@ def port():
 
 
 @pytest.fixture
-def server(daemon, port):
-    before = threading.enumerate()
-    with OscServer(daemon, HERE, 0, services=[port]) as server:
-        yield server
-    assert threading.enumerate() == before
+def parts(port):
+    return [port]
 
 
 class Connection:
