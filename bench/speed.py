@@ -43,7 +43,7 @@ def paced(model: Model, x: np.ndarray, hogged: bool, use_c_api: bool) -> dict[st
 
 
 def by_level(model: Model, x: np.ndarray, rounds: int = 3) -> list[dict[str, Any]]:
-    """Median over `rounds` of a hop's time back to back, ms, of the same sound as it is, too quiet for full precision, silent."""
+    """Median over `rounds` of a hop's time back to back, ms: the same sound as it is, with denormal numbers, and silent."""
     separator = Separator(model, RATE, CHANNELS, "cpu")
     hops = len(x) / separator.geometry.hop_length
     times: dict[str, list[float]] = {name: [] for name in GAINS}
