@@ -1,6 +1,7 @@
 """The benchmark behind `streamsep bench`: how long a hop takes, stage by stage, against its deadline and the memory floor.
 
-    measuring.py   what is measured, in which order, and the figures that come of it
+    measuring.py   what is measured, and in which order
+    measurement.py what was measured, and the figures that follow
     hops.py        the worker's own functions, with a look at the clock between them
     handover.py    the live path with a device that notes when each block came
     streams.py     how many independent streams hold their deadlines

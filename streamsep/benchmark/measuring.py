@@ -1,8 +1,9 @@
-"""One benchmark: what is measured, in which order, and the figures that come of it.
+"""One benchmark: what is measured, and in which order.
 
     floor, hops through the worker's functions, floor again      stages, step, hop, ratio to the floor
     the same back to back                                        what a loop without pauses would say
     hops through the live path                                   hand-over, latency, late hops
+    many streams in one call, if asked for                       in place of the first two, and what each number costs
 
 All of it in one process, one after the other, beside one and the same load, each in a thread with the worker's priority.
 """
@@ -11,112 +12,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from .. import model, native
 from ..engine import Separator
 from . import handover, hops, loads, machine
 from .floor import Floor
-from .handover import Handover
-from .hops import BenchError, Times, figures
+from .hops import BenchError, Times
+from .measurement import Measurement, Scaling, Settings
 from .sound import song
-from .weights import Weights, weights
+from .streams import SEARCH_HOPS, Streams
+from .weights import weights
 
 WARM_UP = 100  # hops
 HANDOVER_BESIDE = 250  # hops of the hand-over, which is always paced, where the rest is not
 START_SECONDS, FLOOR_SECONDS = 3.0, 3.0  # for the progress bar only
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `streamsep bench` can be told."""
-
-    model: str = "live"
-    provider: str = "auto"
-    hops: int = 1000
-    paced: bool = True
-    load: str | None = None  # "gil" or "cpu"
-    sample_rate: int = 48_000  # Hz
-    channels: int = 2
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"mode": "paced" if self.paced else "back to back"} | {
-            name: getattr(self, name) for name in ("hops", "sample_rate", "channels")
-        }
-
-
-class Measurement(NamedTuple):
-    """What was measured, as it is; `report` makes the figures."""
-
-    settings: Settings
-    model: model.Model
-    provider: str
-    notes: list[str]  # why no better provider
-    times: Times
-    back_to_back: Times
-    handover: Handover
-    floor: Floor
-    weights: Weights
-    load: dict[str, Any] | None
-    machine: dict[str, Any]
-    realtime: bool
-
-    @property
-    def deadline_ms(self) -> float:
-        """Time between two hops."""
-        return self.times.period / 1e6
-
-    def report(self) -> dict[str, Any]:
-        """All figures, for JSON. Times are ms; `step_ms` is the network alone, `hop_ms` all of a hop's work."""
-        stages = {name: figures(ms) for name, ms in self.times.stages().items()}
-        floor, step = self.floor.ms(), stages["network"]
-        loop = figures(self.back_to_back.between(*hops.STAGES["network"]))
-        live = self.handover
-        return {
-            **self.settings.as_dict(),
-            "model": self._model(),
-            "provider": self.provider,
-            "provider_notes": self.notes,
-            "load": self.load,
-            "realtime": self.realtime,
-            "deadline_ms": round(self.deadline_ms, 4),
-            "late": self.times.late(),
-            "stages": stages | {"handover": figures(live.waiting)},
-            "step_ms": step,
-            "hop_ms": figures(self.times.hop()),
-            "real_time_factor": round(float(self.times.hop().mean()) / self.deadline_ms, 5),
-            "latency_ms": live.latency.ms(),
-            "latency_samples": live.latency.samples(),
-            "floor_ms": floor,
-            "floor_bytes": self.floor.bytes,
-            "floor_gb_s": self.floor.bandwidth(),
-            "floor_ratio": _ratio(step["p50"], floor["cold"]) if self.settings.paced else None,
-            "back_to_back": {
-                "step_ms": loop,
-                "hop_ms": figures(self.back_to_back.hop()),
-                "floor_ratio_warm": _ratio(loop["p50"], floor["warm"]),
-            },
-            "live": {
-                "hops": len(live.work),
-                "hop_ms": figures(live.work),
-                "response_ms": figures(live.waiting + live.work),
-                **{key: live.report[key] for key in ("late", "bridged", "missed_blocks")},
-            },
-            "machine": self.machine,
-            "versions": machine.versions(),
-        }
-
-    def _model(self) -> dict[str, Any]:
-        contract = self.model.contract
-        return {
-            "name": contract.name,
-            "path": str(self.model.path),
-            "network": f"{contract.layers} x {contract.hidden} LSTM",
-            "precision": contract.precision,
-            "parameters": self.weights.parameters,
-        }
 
 
 def measure(settings: Settings, tick: Callable[[float], None] = lambda share: None) -> Measurement:
@@ -139,11 +48,19 @@ def measure(settings: Settings, tick: Callable[[float], None] = lambda share: No
     ticker = Ticker(expected_seconds(settings, separator), tick)
     counted = weights(loaded.path)
     floor = Floor(counted.bytes)
+    many = Streams(loaded, settings.sample_rate, settings.provider, sound)
     with loads.beside(settings.load) as spent:
         floor.measure(ticker)
-        times = hops.measure(separator, sound, settings.hops, settings.paced, ticker)
+        scaling = scale(many, settings, ticker) if settings.streams != 1 else None
+
+        def run(paced: bool) -> Times:
+            if scaling:
+                return many.measure(scaling.measured, settings.hops, paced, ticker)
+            return hops.measure(separator, sound, settings.hops, paced, ticker)
+
+        times = scaling.tried[scaling.measured] if scaling else run(settings.paced)
         floor.measure(ticker)
-        loop = hops.measure(separator, sound, settings.hops, False, ticker) if settings.paced else times
+        loop = run(False) if settings.paced else times
         live = handover.measure(separator, sound, settings.hops if settings.paced else HANDOVER_BESIDE, ticker)
     if separator.network.provider == "cuda":
         facts["gpu"] = machine.gpu()
@@ -157,10 +74,20 @@ def measure(settings: Settings, tick: Callable[[float], None] = lambda share: No
         live,
         floor,
         counted,
+        scaling,
         {"name": settings.load} | spent if settings.load else None,
         facts,
         live.realtime,
     )
+
+
+def scale(many: Streams, settings: Settings, tick: Callable[[], None]) -> Scaling:
+    """As many streams as `settings` say, or as hold their deadlines; one where none does."""
+    if settings.streams:
+        times = many.measure(settings.streams, settings.hops, settings.paced, tick)
+        return Scaling(settings.streams, None, many.together, {settings.streams: times})
+    largest, tried = many.largest(settings.hops, tick)
+    return Scaling(max(1, largest), largest, many.together, tried)
 
 
 def require_native(separator: Separator) -> None:
@@ -176,7 +103,8 @@ def expected_seconds(settings: Settings, separator: Separator) -> float:
     """About how long the measurement takes."""
     period = separator.geometry.hop_length / settings.sample_rate
     paced = 2 * settings.hops if settings.paced else HANDOVER_BESIDE
-    return START_SECONDS + FLOOR_SECONDS + paced * period
+    search = 0 if settings.streams else settings.hops + 10 * SEARCH_HOPS
+    return START_SECONDS + FLOOR_SECONDS + (paced + search) * period
 
 
 class Ticker:
@@ -188,8 +116,3 @@ class Ticker:
     def __call__(self) -> None:
         """Tell the share of now."""
         self._tell(min(1.0, (time.monotonic() - self._start) / self._seconds))
-
-
-def _ratio(ms: float, floor: float) -> float:
-    """How many times the floor; 0 where the model has no weights to read."""
-    return round(ms / floor, 3) if floor else 0.0

@@ -1,7 +1,8 @@
-"""The pictures of a benchmark: every hop over time, and how often each duration came, with deadline and memory floor.
+"""The pictures of a benchmark: every hop over time, and how often each duration came, with deadline and memory floor; and what
+many streams cost.
 
-Both panels share one axis, ms on a logarithmic scale: what takes a tenth of the deadline and what a hundredth can both be
-seen. matplotlib is used through its objects alone; nothing global is touched.
+Both panels of the first share one axis, ms on a logarithmic scale: what takes a tenth of the deadline and what a hundredth
+can both be seen. matplotlib is used through its objects alone; nothing global is touched.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .hops import BEGUN, DUE
-from .measuring import Measurement
+from .measurement import Measurement, Scaling
 
 LABELS = {"stft": "STFT", "network": "network", "masks_istft": "masks, inverse STFT", "handover": "hand-over"}
 BINS_PER_DECADE = 40
@@ -79,9 +80,40 @@ def draw(m: Measurement, look: Look = LIGHT) -> bytes:
     line.margins(x=0.01)
     counts.set(xlabel="hops")
     title = f"{m.model.contract.name} on {m.provider}, {m.settings.as_dict()['mode']}"
+    title += f", {m.scaling.measured} streams" if m.scaling else ""
     line.set_title(title + (f", beside load “{m.load['name']}”" if m.load else ""), loc="left", fontsize=10, color=look.ink)
     for panel in (line, counts):  # above the panels: inside, they would hide the deadline
         panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False, labelcolor=look.ink)
+    return _png(canvas, look)
+
+
+def draw_streams(m: Measurement, scaling: Scaling, look: Look = LIGHT) -> bytes:
+    """PNG: on the left what a hop of N streams costs against its deadline, on the right each stream's share of it."""
+    rows = scaling.as_dict()["rows"]
+    counts = [r["streams"] for r in rows]
+    figure = Figure(figsize=(11, 4.2), dpi=140, layout="constrained", facecolor=look.paper)
+    canvas = FigureCanvasAgg(figure)
+    whole, share = figure.subplots(1, 2)
+    for key, colour, label in (("hop_ms", look.hop, "whole hop"), ("step_ms", look.stages["network"], "network")):
+        whole.plot(counts, [r[key]["p50"] for r in rows], "o-", ms=4, color=colour, label=f"{label}, median")
+        whole.plot(counts, [r[key]["p99"] for r in rows], "o--", ms=3, lw=1, color=colour, label=f"{label}, p99")
+    share.plot(
+        counts, [r["per_stream_ms"] for r in rows], "o-", ms=4, color=look.hop, label="whole hop, median, for each stream"
+    )
+    whole.axhline(m.deadline_ms, color=look.deadline, lw=1.6, zorder=0)
+    for panel in (whole, share):
+        _dress(panel, look)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        panel.set(xlabel="streams", ylabel="ms")
+        if scaling.largest:
+            panel.axvline(scaling.largest, color=look.floor, lw=1.2, ls=(0, (5, 3)), zorder=0)
+        panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False, labelcolor=look.ink)
+    _mark(whole, m.deadline_ms, f"deadline {m.deadline_ms:.3g} ms", look.deadline)
+    share.set_yscale("linear")
+    share.set_ylim(bottom=0)
+    if scaling.largest:
+        _mark(share, 0, f"   {scaling.largest} streams hold", look.floor)
     return _png(canvas, look)
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a benchmark: bench.json, bench.png, and one HTML file that needs nothing else.
+"""What is kept of a benchmark: bench.json, the pictures, and one HTML file that needs nothing else.
 
 The HTML file asks for nothing outside: style inside, pictures as data. It is light or dark as its reader's system is. It says
 what was measured on what, what each figure means, and what it may be compared with.
@@ -16,14 +16,13 @@ from typing import Any
 
 from ..soundfiles import replacing
 from . import picture
-from .measuring import Measurement
+from .measurement import Measurement
 
 TEMPLATE = Path(__file__).with_name("report.html")
-NAMES = ("bench.json", "bench.png", "report.html")
 
 
 def keep(folder: Path, m: Measurement) -> dict[str, Path]:
-    """Write the three files into `folder`, all or none; their paths.
+    """Write the files into `folder`, all or none; their paths. `streams.png` is there where several numbers were tried.
 
     Raises
     ------
@@ -31,13 +30,20 @@ def keep(folder: Path, m: Measurement) -> dict[str, Path]:
         the folder cannot be written.
     """
     report = m.report()
-    light, dark = picture.draw(m), picture.draw(m, picture.DARK)
-    contents = (json.dumps(report, indent=2).encode() + b"\n", light, page(report, [(light, dark)]).encode())
-    paths = [folder / name for name in NAMES]
-    with replacing(*paths) as parts:
-        for part, content in zip(parts, contents, strict=True):
+    draw = [lambda look: picture.draw(m, look)]
+    if m.scaling and len(m.scaling.tried) > 1:
+        scaling = m.scaling
+        draw.append(lambda look: picture.draw_streams(m, scaling, look))
+    pictures = [(one(picture.LIGHT), one(picture.DARK)) for one in draw]
+    contents = {"json": ("bench.json", json.dumps(report, indent=2).encode() + b"\n")}
+    for (key, name), (light, _) in zip((("png", "bench.png"), ("streams", "streams.png")), pictures, strict=False):
+        contents[key] = name, light
+    contents["html"] = "report.html", page(report, pictures).encode()
+    paths = {key: folder / name for key, (name, _) in contents.items()}
+    with replacing(*paths.values()) as parts:
+        for part, (_, content) in zip(parts, contents.values(), strict=True):
             part.write_bytes(content)
-    return dict(zip(("json", "png", "html"), paths, strict=True))
+    return paths
 
 
 def page(r: dict[str, Any], pictures: list[tuple[bytes, bytes]]) -> str:
@@ -48,7 +54,8 @@ def page(r: dict[str, Any], pictures: list[tuple[bytes, bytes]]) -> str:
         verdict=_verdict(r),
         setting=escape(_setting(r)),
         cards=_cards(r),
-        pictures="".join(_picture(*p) for p in pictures),
+        picture=_picture(*pictures[0]),
+        streams=_streams(r, pictures[1:]),
         bar=_bar(r),
         stages=_stages(r),
         floor=_floor(r),
@@ -66,6 +73,8 @@ def command(r: dict[str, Any]) -> str:
     shipped = Path(model["path"]).parent.name == "models" and Path(model["path"]).stem == model["name"]
     words = ["streamsep bench", f"--model {model['name'] if shipped else model['path']}", f"--provider {r['provider']}"]
     words += [f"--hops {r['hops']}", f"--rate {r['sample_rate']}", f"--channels {r['channels']}"]
+    if r["streams"]:
+        words += ["--streams max" if r["streams"]["largest"] is not None else f"--streams {r['streams']['measured']}"]
     words += ["--paced" if r["mode"] == "paced" else "--back-to-back"]
     return " ".join(words + ([f"--load {r['load']['name']}"] if r["load"] else []))
 
@@ -73,9 +82,10 @@ def command(r: dict[str, Any]) -> str:
 def _verdict(r: dict[str, Any]) -> str:
     hop, late = r["hop_ms"], r["late"] + r["live"]["late"]
     counted = r["hops"] + r["live"]["hops"]
+    many = f" of {r['streams']['measured']} streams" if r["streams"] else ""
     held = "No hop was late." if not late else f"<strong>{late} of {counted} hops were late.</strong>"
     return (
-        f"A hop of {r['deadline_ms']:.3g} ms takes <strong>{hop['p50']:.2f} ms</strong> (median), "
+        f"A hop of {r['deadline_ms']:.3g} ms{many} takes <strong>{hop['p50']:.2f} ms</strong> (median), "
         f"and 99.9 of 100 take at most {hop['p99.9']:.2f} ms, {100 * hop['p99.9'] / r['deadline_ms']:.0f} % of the time there "
         f"is. {held}"
     )
@@ -96,7 +106,8 @@ def _setting(r: dict[str, Any]) -> str:
 
 def _cards(r: dict[str, Any]) -> str:
     ratio = r["floor_ratio"] if r["floor_ratio"] is not None else r["back_to_back"]["floor_ratio_warm"]
-    cards = (
+    many = ((str(r["streams"]["measured"]), "streams"),) if r["streams"] else ()
+    cards = many + (
         (f"{r['hop_ms']['p50']:.2f} ms", "a hop, median"),
         (f"{r['hop_ms']['p99']:.2f} ms", "a hop, p99"),
         (f"{100 * r['real_time_factor']:.1f} %", "of real time, one core"),
@@ -115,6 +126,32 @@ def _picture(light: bytes, dark: bytes) -> str:
 
 def _data(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _streams(r: dict[str, Any], pictures: list[tuple[bytes, bytes]]) -> str:
+    """The section on many streams; nothing where there was one."""
+    s = r["streams"]
+    if not s:
+        return ""
+    how = "one call of the network takes all of them" if s["together"] else "the network takes them one after the other"
+    found = (
+        f"<strong>{s['largest']} streams</strong> hold their deadlines (p99 below the hop). "
+        if s["largest"] is not None
+        else ""
+    )
+    body = "".join(
+        f"<tr><th>{row['streams']}</th><td>{row['hop_ms']['p50']:.3f}</td><td>{row['hop_ms']['p99']:.3f}</td>"
+        f"<td>{row['step_ms']['p50']:.3f}</td><td>{row['per_stream_ms']:.3f}</td><td>{row['late']} of {row['hops']}</td>"
+        f"<td>{'yes' if row['holds'] else 'no'}</td></tr>"
+        for row in s["rows"]
+    )
+    heads = ("streams", "hop p50", "hop p99", "network p50", "hop for each stream", "late", "holds")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return (
+        f"<h2>Many streams</h2><p>{found}All are due at the same time, on one core or one GPU; {how}. Hand-over and latency "
+        f"above are those of one stream.</p>{''.join(_picture(*p) for p in pictures)}"
+        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _bar(r: dict[str, Any]) -> str:
