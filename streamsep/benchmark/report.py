@@ -107,7 +107,8 @@ def _setting(r: dict[str, Any]) -> str:
 def _cards(r: dict[str, Any]) -> str:
     ratio = r["floor_ratio"] if r["floor_ratio"] is not None else r["back_to_back"]["floor_ratio_warm"]
     many = ((str(r["streams"]["measured"]), "streams"),) if r["streams"] else ()
-    cards = many + (
+    cards = (
+        *many,
         (f"{r['hop_ms']['p50']:.2f} ms", "a hop, median"),
         (f"{r['hop_ms']['p99']:.2f} ms", "a hop, p99"),
         (f"{100 * r['real_time_factor']:.1f} %", "of real time, one core"),
