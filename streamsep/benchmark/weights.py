@@ -1,6 +1,6 @@
 """What a model file holds: how many numbers, and how many bytes a step has to read.
 
-The initializers of an ONNX file are counted in its own encoding, protocol buffers, of which a walk over the fields is all
+Initializers and constants of an ONNX file are counted in its own encoding, protocol buffers, of which a walk over the fields is all
 that is needed; the runtime does not depend on the `onnx` package. This module knows no network and no clock.
 """
 
@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 # Field numbers in onnx.proto.
 _GRAPH, _INITIALIZER, _DIMS, _DATA_TYPE = 7, 5, 1, 2
+_NODE, _ATTRIBUTE, _TENSOR = 1, 5, 5
 # Bytes of a number in memory, by TensorProto.DataType. Half precision is widened when a session is made for the CPU.
 _BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 4, 11: 8, 12: 4, 13: 8, 16: 4}
 
 
 class Weights(NamedTuple):
-    """Numbers in all initializers, and their bytes as the CPU reads them."""
+    """Numbers in all initializers and constants, and their bytes as the CPU reads them."""
 
     parameters: int
     bytes: int
 
 
 def weights(path: Path) -> Weights:
-    """The initializers of the `.onnx` file `path`, which `model.load` has checked."""
+    """What the `.onnx` file `path` holds, which `model.load` has checked."""
+    return count(path.read_bytes())
+
+
+def count(onnx: bytes) -> Weights:
+    """What an ONNX file of this content holds."""
     numbers = size = 0
-    for tensor in _inside(memoryview(path.read_bytes()), _GRAPH, _INITIALIZER):
+    message = memoryview(onnx)
+    for tensor in chain(_inside(message, _GRAPH, _INITIALIZER), _inside(message, _GRAPH, _NODE, _ATTRIBUTE, _TENSOR)):
         dims: list[int] = []
         kind = 0
         for field, value in _fields(tensor):
