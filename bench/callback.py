@@ -20,11 +20,11 @@ import time
 import numpy as np
 import onnxruntime
 import sounddevice as sd
-from loads import hog  # type: ignore[import-not-found]  # beside this file
 from pythonosc.dispatcher import Dispatcher
 from pythonosc.osc_server import BlockingOSCUDPServer
 
 from streamsep import stats, stft
+from streamsep.benchmark.loads import hog
 from streamsep.model import load
 
 p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -10,17 +10,16 @@ import socket
 import sys
 import threading
 import time
-from typing import NoReturn, TextIO
+
+from streamsep.benchmark.loads import hog
 
 PER_SECOND = 10_000
 
 
-def hog(after: TextIO | None = None) -> NoReturn:
-    """Compute in Python for ever, `after` a line of that."""
-    if after:
-        after.readline()
-    while True:
-        sum(i * i for i in range(100_000))
+def hog_when_told() -> None:
+    """Compute in Python for ever, after a line on stdin."""
+    sys.stdin.readline()
+    hog()
 
 
 def flood(port: int) -> None:
@@ -49,7 +48,7 @@ def main() -> None:
     """Be the load that is named."""
     name, *rest = sys.argv[1:]
     if name == "gil":
-        threading.Thread(target=hog, args=(sys.stdin,), daemon=True).start()
+        threading.Thread(target=hog_when_told, daemon=True).start()
         from streamsep.cli import main as streamsep
 
         streamsep(rest)

@@ -2,6 +2,7 @@
 
     python bench/results.py            all of it (about ten minutes on two cores)
     python bench/results.py speed      one section; the others stay as they are
+    python bench/results.py peers      other programs beside this one; installs them (about 1.5 GB) the first time
     python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import leaks  # type: ignore[import-not-found]  # beside this file
+import peers  # type: ignore[import-not-found]
 import reopen  # type: ignore[import-not-found]
 import soak  # type: ignore[import-not-found]
+import stages  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "RESULTS.md"
@@ -41,6 +44,16 @@ def speed() -> str:
     """bench/speed.py."""
     command = [sys.executable, "bench/speed.py"]
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def bench() -> str:
+    """`streamsep bench` in its cases."""
+    return stages.markdown(call("bench/stages.py"))
+
+
+def against_peers() -> str:
+    """bench/peers.py."""
+    return peers.markdown(call("bench/peers.py"))
 
 
 def osc() -> str:
@@ -137,11 +150,13 @@ def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
-    "speed": ("Speed", speed),
+    "bench": ("A hop, stage by stage", bench),
+    "speed": ("Beside the GIL", speed),
     "osc": ("OSC", osc),
     "quality": ("Quality", quality),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
+    "peers": ("Beside other programs", against_peers),
     "live": ("Live for hours", lambda: live(30, [])),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),

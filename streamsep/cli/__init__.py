@@ -13,6 +13,7 @@ import click
 
 from .. import StreamsepError, __version__, jit_cache
 from ..config import ConfigError
+from .bench import bench
 from .demo import demo
 from .latency import latency
 from .listen import listen
@@ -66,5 +67,5 @@ def cli() -> None:
     """Live stem separator."""
 
 
-for command in (separate, run, listen, devices, models, osc, doctor, latency, demo):
+for command in (separate, run, listen, devices, models, osc, doctor, latency, demo, bench):
     cli.add_command(command)
