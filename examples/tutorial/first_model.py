@@ -90,7 +90,7 @@ def main() -> None:
         gains = {name: gained(out, part, name) for name in STEMS}
         print(f"{what}: " + ", ".join(f"{name} {gain:+.1f} dB over the mixture" for name, gain in gains.items()))
     print(
-        f"\nListen to {out / 'stems' / '2-new'}, look at its spectrograms.png and at {out / 'run' / 'curve.png'}. Then, live:"
+        f"\nListen to {out / 'stems' / '2-new'}, look at its spectrograms.png and at {out / 'run' / 'curve.png'}. Live:"
     )
     print(f"    streamsep run --model {shlex.quote(str(model))}")
 
