@@ -2,11 +2,12 @@
 
 A link is written so that it works in the repository: from the file that it stands in. On the site it leads to the page that
 the file became; where it became none (a folder, a source file), its words stay, and the link goes. A link to what does not
-exist is a warning, which ends the build.
+exist is a warning, which ends the build. `<!-- fields MODULE:CLASS -->` becomes a table of a pydantic class's fields.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import posixpath
 import re
@@ -29,6 +30,7 @@ PAGES = {  # by file of the repository
 SOURCES = {page: source for source, page in PAGES.items()}
 WIDE = {"osc.md"}  # the table needs the place of the table of contents
 LINK = re.compile(r"(?P<image>!?)\[(?P<words>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+FIELDS = re.compile(r"^<!-- fields ([\w.]+):(\w+) -->$", re.MULTILINE)
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 
@@ -44,6 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = page.file.src_uri
     if here in WIDE:
         page.meta["hide"] = ["toc"]
+    markdown = FIELDS.sub(lambda named: fields(*named.groups()), markdown)
     source = SOURCES.get(here, f"docs/{here}")
 
     def turned(text: str) -> str:
@@ -71,3 +74,22 @@ def _turn(link: re.Match[str], source: str, here: str, files: Files) -> str:
         return link["words"]
     to = posixpath.relpath(page, posixpath.dirname(here) or ".")
     return f"{link['image']}[{link['words']}]({to}{'#' if anchor else ''}{anchor})"
+
+
+def fields(module: str, name: str) -> str:
+    """A table of a pydantic class's fields: their names, types, defaults, bounds, and what their descriptions say."""
+    rows = ["| name | type | default | |", "|---|---|---|---|"]
+    for field, facts in getattr(importlib.import_module(module), name).model_fields.items():
+        kind = facts.annotation.__name__ if isinstance(facts.annotation, type) else str(facts.annotation)
+        kind = re.sub(r"typing\.|Annotated\[(\w+), .*\)\]", r"\1", kind).replace(" | ", " or ")
+        default = "needed" if facts.is_required() else f"`{facts.get_default(call_default_factory=True)!r}`"
+        text = "; ".join(filter(None, (facts.description, _bounds(facts.metadata))))
+        rows.append(f"| `{field}` | `{kind}` | {default} | {text} |")
+    return "\n".join(rows)
+
+
+def _bounds(metadata: list[object]) -> str:
+    """The numbers that a field may be."""
+    limits = {key: getattr(m, key) for m in metadata for key in ("gt", "ge", "le", "multiple_of") if hasattr(m, key)}
+    words = {"gt": "above {}", "ge": "from {}", "le": "up to {}", "multiple_of": "a multiple of {}"}
+    return " ".join(words[key].format(limit) for key, limit in limits.items())

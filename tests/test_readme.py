@@ -43,7 +43,7 @@ INSTEAD = {  # words that mean what this machine does not have
 }
 ADDED = {  # by the command's beginning
     "python examples/tutorial/first_model.py": ["--minutes", "0.02"],  # test_tutorial.py gives it the time to learn
-    "python -m train": ["--device", "cpu"],
+    "python -m train": ["--epochs", "1", "--device", "cpu"],  # of three that are alike
     "streamsep run --input file:": [],  # ends with the file
     "streamsep run": ["--osc-port", "{osc}"],  # the usual port may be somebody's
     "streamsep listen": ["--port", "{osc}"],
@@ -112,7 +112,11 @@ class Reader:
 
     def __init__(self, home: Path, programs: Path) -> None:
         self.home = home
-        self.environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        self.environment = os.environ | {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         self.ears = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
         for ear in self.ears:
             ear.bind(("127.0.0.1", 0))

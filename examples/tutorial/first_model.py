@@ -89,9 +89,7 @@ def main() -> None:
     for part, what in (("1-learnt", "what it learnt from"), ("2-new", "what it never heard")):
         gains = {name: gained(out, part, name) for name in STEMS}
         print(f"{what}: " + ", ".join(f"{name} {gain:+.1f} dB over the mixture" for name, gain in gains.items()))
-    print(
-        f"\nListen to {out / 'stems' / '2-new'}, look at its spectrograms.png and at {out / 'run' / 'curve.png'}. Live:"
-    )
+    print(f"\nListen to {out / 'stems' / '2-new'}, look at its spectrograms.png and at {out / 'run' / 'curve.png'}. Live:")
     print(f"    streamsep run --model {shlex.quote(str(model))}")
 
 
