@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 APT := python3-venv libportaudio2 libasound2-plugins jackd2 pipewire pipewire-jack pulseaudio pulseaudio-utils liblo-tools \
        puredata-core supercollider-language supercollider-server
 
-.PHONY: demo test lint bench docs song clean
+.PHONY: demo test lint bench docs pictures song clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o demo
@@ -23,11 +23,13 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/results.py
 
-# The picture in the README.
-docs: $(VENV)/.runtime
-	$(BIN)/streamsep demo -o out
-	mkdir -p docs
-	$(BIN)/python -c "from PIL import Image; i = Image.open('out/spectrograms.png').convert('RGB'); i.resize((1200, 1200 * i.height // i.width)).quantize(160).save('docs/demo.png', optimize=True)"
+# The documentation as a site, from docs/ and the docstrings: site/index.html. Any warning ends it.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The pictures of README and documentation, made again from what is heard and measured.
+pictures: $(VENV)/.dev
+	$(BIN)/python docs/pictures.py
 
 # Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.
 song: $(VENV)/.dev
@@ -55,5 +57,5 @@ $(VENV)/.node: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo stems out dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo stems out site dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ class ConfigError(StreamsepError):
 
 
 class Config(BaseModel):
-    """What `streamsep run` can be told."""
+    """What `streamsep run` can be told. Frozen; an unknown name is an error, as is a value out of its range."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -102,6 +102,13 @@ def is_loopback(host: str) -> bool:
 
 def load(path: Path | None, flags: dict[str, Any]) -> Config:
     """Defaults, overlaid with the TOML file at `path`, overlaid with those `flags` that are not None.
+
+    Parameters
+    ----------
+    path
+        a TOML file, or None for none.
+    flags
+        by the names of the fields of `Config`.
 
     Raises
     ------

@@ -379,5 +379,27 @@ class Daemon:
 
 
 def run(config: Config, announce: Callable[[Report], None], tell: Tell, stop: threading.Event) -> Report:
-    """A `Daemon` from start to stop (see there, and `Daemon.run`)."""
+    """A `Daemon` from start to stop.
+
+    Parameters
+    ----------
+    config
+        validated settings (`config.load`).
+    announce
+        called once, before the first sound, with the set-up and the latency in its parts, ms.
+    tell
+        gets one line whenever something happens that somebody should know.
+    stop
+        ends it when it is set; a duration or the end of a file do so, too.
+
+    Returns
+    -------
+    dict
+        the set-up and what happened: hops, late hops, xruns, step times (ms), what was recorded.
+
+    Raises
+    ------
+    ModelError, ConfigError, AudioFileError, DeviceError, OrtError, OscError
+        it cannot start like that.
+    """
     return Daemon(config, tell).run(announce, stop)

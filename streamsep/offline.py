@@ -35,19 +35,41 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one file."""
+    """What became of one file.
+
+    Attributes
+    ----------
+    paths
+        of the stems, by source, in the model's order.
+    sample_rate
+        Hz.
+    frames
+        samples of a channel, of the input and of every stem.
+    latency
+        samples; already removed.
+    elapsed
+        seconds, with reading and writing, without loading the model.
+    counts
+        `Separator.counts`.
+    error
+        what the first failed network step said.
+    provider_notes
+        why nothing better runs here.
+    native
+        whether it went through ONNX Runtime's C API.
+    """
 
     input: Path
-    paths: dict[str, Path]  # by source, in the model's order
-    sample_rate: int  # Hz
+    paths: dict[str, Path]
+    sample_rate: int
     channels: int
-    frames: int  # of the input, and of every stem
-    latency: int  # samples, already removed
-    elapsed: float  # seconds, with reading and writing, without loading the model
-    counts: dict[str, int]  # `Separator.counts`
-    error: str | None  # what the first failed network step said
+    frames: int
+    latency: int
+    elapsed: float
+    counts: dict[str, int]
+    error: str | None
     provider: str
-    provider_notes: tuple[str, ...]  # why nothing better runs here
+    provider_notes: tuple[str, ...]
     native: bool
 
     @property

@@ -170,7 +170,7 @@ def draw(png: str | Path, pictures: Mapping[str, NDArray[np.float32]], seconds: 
     """Draw spectrograms in dB, `[shape=(ROWS, columns)]` by label."""
     top = max(float(np.percentile(p, 99.9)) for p in pictures.values())
     top = max(5 * np.ceil(top / 5), RANGE_DB - 120)
-    figure = Figure(figsize=(12, 0.9 + 2.3 * len(pictures)), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10, 0.8 + 1.9 * len(pictures)), dpi=144, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(len(pictures), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for panel, (label, picture) in zip(panels, pictures.items(), strict=True):

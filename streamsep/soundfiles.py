@@ -191,7 +191,12 @@ def _folder_errors(folder: Path) -> Iterator[None]:
 
 
 def read(path: str | Path) -> tuple[NDArray[np.float32], int]:
-    """A whole sound file, float32 `[shape=(channels, frames)]`, and its rate (Hz).
+    """A whole sound file, float32 `[shape=(channels, frames)]`, full scale 1.0, and its rate (Hz).
+
+    Parameters
+    ----------
+    path
+        whatever libsndfile reads: WAV, FLAC, Ogg, Opus, MP3 and more.
 
     Raises
     ------

@@ -6,9 +6,8 @@ import csv
 import os
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-Row = dict[str, float]
+from . import curve
+from .curve import Row
 
 
 class Report:
@@ -23,7 +22,7 @@ class Report:
         better = all(row["nsdr_vocals"] > earlier["nsdr_vocals"] for earlier in self.rows)
         self.rows.append(row)
         self._write_csv()
-        self._write_curve()
+        curve.draw(self.out / "curve.png", [self.rows], self.name)
         return better
 
     def line(self, better: bool) -> str:
@@ -41,16 +40,3 @@ class Report:
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(temporary, self.out / "metrics.csv")
-
-    def _write_curve(self) -> None:
-        """Loss and voice NSDR over steps."""
-        steps = [row["step"] for row in self.rows]
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        left = figure.subplots()
-        left.plot(steps, [row["loss"] for row in self.rows], color="tab:blue", label="training loss")
-        left.set(xlabel="step", ylabel="training loss", title=self.name)
-        right = left.twinx()
-        right.plot(steps, [row["nsdr_vocals"] for row in self.rows], color="tab:orange", label="voice NSDR, held-out clips")
-        right.set_ylabel("voice NSDR, dB")
-        figure.legend(loc="outside lower center", ncols=2)
-        figure.savefig(self.out / "curve.png", dpi=120)

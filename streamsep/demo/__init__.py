@@ -65,7 +65,8 @@ def run(folder: Path, model: models.Model, progress: Callable[[float], None] | N
         if source in truth:
             nsdr[source] = round(_sdr(truth[source], stem) - _sdr(truth[source], mixture), 2)
     files["plot"] = folder / "spectrograms.png"
-    from_files({name: path for name, path in files.items() if name != "plot"}, files["plot"])
+    title = f"The demo song, separated live, {contract.latency_ms:g} ms late"
+    from_files({name: path for name, path in files.items() if name != "plot"}, files["plot"], title)
     return DemoResult(files, live.report(), nsdr, device.frames / rate)
 
 

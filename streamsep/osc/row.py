@@ -1,8 +1,8 @@
 """What an address is made of: its arguments, what it tells, and the few lines that obey it.
 
-From these rows come the handlers, the README's table, the command line's help and the OSCQuery tree. An argument is checked
-here, by name, before a handler sees it; a handler's return value is the reply, so it is the value really set and not the one
-asked for. This module knows no address.
+From these rows come the handlers, the table of docs/osc.md, the command line's help and the OSCQuery tree. An argument is
+checked here, by name, before a handler sees it; a handler's return value is the reply, so it is the value really set and not
+the one asked for. This module knows no address.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every address of the daemon, in one list: the server dispatches by it; help, README and OSCQuery tree are made from it.
+"""Every address of the daemon, in one list: the server dispatches by it; help, docs/osc.md and OSCQuery tree are made from it.
 
 The rows stand in the modules that obey them; here they are joined. This module knows neither packets nor sockets.
 """
@@ -32,6 +32,6 @@ def table() -> list[tuple[str, str, str, str]]:
 
 
 def markdown() -> str:
-    """`table()` for the README."""
+    """`table()` for docs/osc.md."""
     head = [("address", "arguments ([optional])", "reply", "what it does"), ("---",) * 4]
     return "\n".join("| " + " | ".join(line) + " |" for line in [*head, *table()])

@@ -1,0 +1,47 @@
+"""`make pictures`: the pictures of README and documentation, each made from what is measured or heard; each under 200 kB.
+
+docs/demo.png             what `streamsep demo` draws: the bundled song through the live path
+docs/training/live.png    `python -m train.curve` of the metrics of the two runs behind the shipped model
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+DOCS = Path(__file__).parent
+LIMIT = 200_000  # bytes
+WIDTH, COLOURS = 960, 40  # of the spectrograms, which compress badly; a page shows them at most so wide
+
+
+def run(*words: object) -> None:
+    """`python -m words`, from the checkout."""
+    subprocess.run([sys.executable, "-m", *map(str, words)], cwd=DOCS.parent, check=True)
+
+
+def shrink(source: Path, target: Path) -> None:
+    """The picture at `source`, `WIDTH` wide and with `COLOURS` colours."""
+    image = Image.open(source).convert("RGB")
+    image = image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS)
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def main() -> None:
+    """All of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("streamsep", "demo", "-o", folder)
+        shrink(Path(folder) / "spectrograms.png", DOCS / "demo.png")
+    training = DOCS / "training"
+    metrics = (training / "live.csv", training / "live-wide.csv")
+    run("train.curve", *metrics, "-o", training / "live.png", "--title", "The shipped model")
+    for picture in DOCS.rglob("*.png"):
+        print(f"{picture.relative_to(DOCS.parent)}  {picture.stat().st_size / 1000:.0f} kB")
+        assert picture.stat().st_size < LIMIT, f"{picture} is larger than {LIMIT} bytes"
+
+
+if __name__ == "__main__":
+    main()
