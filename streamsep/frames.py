@@ -8,8 +8,9 @@ alone: the same bits in less than half the time.
 
 **The network** takes many frames a call where that changes nothing to speak of (`together`): with fp32 and fp16 models it
 moves a sample by less than 1e-5. A model quantised to 8 bits chooses the scale of its activations for the whole call
-(`DynamicQuantizeLSTM`), so that frames would coarsen each other: the shipped model's masks move by up to 0.04, 47 to 50 dB below
-the sound. There every frame is a call of its own, from compiled code, and what comes out is the streaming result bit by bit.
+(`DynamicQuantizeLSTM`), so that frames would coarsen each other: the shipped model's masks move by up to 0.04, which is 47 to
+50 dB below the sound. There every frame is a call of its own, from compiled code, and what comes out is the streaming result
+bit by bit.
 
 All that survives a call is the `Separator`'s state; a call of many hops may follow single ones, and the other way round. The
 controls are not looked at: gains are for those who listen. This module knows no file and no thread.

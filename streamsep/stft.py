@@ -198,7 +198,7 @@ def mask(spectrum, gains, masked):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def overlap_add(t, i, wave, y):  # type: ignore[no-untyped-def]
-    """The frame `wave` `[shape=(channels, n_fft)]` of source `i`: the hop that it finishes to `y[i]`, and off the last source."""
+    """The frame `wave` `[shape=(channels, n_fft)]` of source `i`; the hop that it finishes to `y[i]`, and off the last one."""
     sources, channels, hop = y.shape
     length = t.synthesis.size
     first = wave.shape[1] - length
