@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from streamsep import StreamsepError, offline
 from streamsep.engine import Separator
+from streamsep.frames import Frames
 from streamsep.model import METADATA_KEY, Model, load
 from streamsep.soundfiles import read
 
@@ -158,7 +159,7 @@ def separated(separator: Separator, mixture: Array, rate: int, level: float) -> 
     played = _resampled(gain * mixture, rate, separator.sample_rate).astype(np.float32)
     hop = separator.geometry.hop_length
     hops = (played[:, i : i + hop] for i in range(0, played.shape[1], hop))
-    stems = np.concatenate(list(offline.aligned(separator, hops)), axis=2)
+    stems = np.concatenate(list(offline.aligned(Frames(separator, together=False), hops)), axis=2)
     estimates = np.zeros((len(SOURCES), *mixture.shape))
     for estimate, source in zip(estimates, SOURCES, strict=True):
         stem = _resampled(stems[separator.sources.index(source)] / gain, separator.sample_rate, rate)

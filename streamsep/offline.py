@@ -1,35 +1,31 @@
 """A file through the same engine: read, separated and written block by block; an hour takes the memory of a second.
 
-The stems lie exactly over the input: same rate, channels and number of frames, the engine's latency removed (its first
-`latency` samples are dropped, as many of silence push out the tail). They are 32-bit float WAV whatever the input was:
-a source may exceed the full scale of the mixture it comes from, which integers would clip, and in float the sources
-still add up to the input. From 4 GiB on a file is RF64, WAV's own 64-bit form.
+The stems lie exactly over the input: same rate, channels and number of frames, the engine's latency removed (its first samples
+are dropped, silence pushes out the tail). They are 32-bit float WAV unless another `Form` is wanted, and appear whole or not at
+all (see `stems`). Many hops go through the engine at once (`frames`), with the result of live sound, bit by bit or nearly.
 
-Stems appear whole or not at all: they are written under temporary names beside their places and renamed at the end.
 This module knows files; it knows neither devices nor the network, nor how its caller shows progress.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from .engine import Separator
+from .frames import Frames
 from .model import Model
 from .ort import PROVIDERS
-from .soundfiles import AudioFileError, Reader, reason, replacing
+from .soundfiles import AudioFileError, Reader
+from .stems import Form, writing
 
-WAV_LIMIT = 2**32 - 2**16  # bytes of samples that a WAV file holds for certain, its header aside
-
+Blocks = Iterable[NDArray[np.float32]]
 Progress = Callable[[int, int], None]
 
 
@@ -51,6 +47,8 @@ class Result:
         seconds, with reading and writing, without loading the model.
     counts
         `Separator.counts`.
+    clipped
+        samples of stems beyond full scale, where their form has one.
     error
         what the first failed network step said.
     provider_notes
@@ -67,6 +65,7 @@ class Result:
     latency: int
     elapsed: float
     counts: dict[str, int]
+    clipped: int
     error: str | None
     provider: str
     provider_notes: tuple[str, ...]
@@ -88,49 +87,16 @@ class Result:
         return self.counts["failed_steps"] + self.counts["bad_masks"]
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise AudioFileError(
-            f"output folder {folder} has {free / 2**20:.0f} MiB free: expected {needed / 2**20:.0f} MiB for the stems; "
-            "free some space or choose another folder"
-        )
-
-
-def _container(size: int) -> str:
-    """The form of WAV that holds `size` bytes of samples."""
-    return "WAV" if size <= WAV_LIMIT else "RF64"
-
-
-@contextlib.contextmanager
-def _stems(paths: Iterable[Path], reader: Reader) -> Iterator[list[soundfile.SoundFile]]:
-    """Stems for the sound of `reader`, open for writing under temporary names."""
-    paths = list(paths)
-    size = 4 * reader.channels * reader.frames
-    container = _container(size) if size else "RF64"
-    try:
-        with replacing(*paths) as parts, contextlib.ExitStack() as files:
-            _check_space(paths[0].parent, size * len(paths))
-            arguments = ("w", reader.sample_rate, reader.channels, "FLOAT")
-            yield [files.enter_context(soundfile.SoundFile(p, *arguments, format=container)) for p in parts]
-            files.close()  # before they are renamed: closing writes the headers
-    except soundfile.SoundFileError as error:
-        raise AudioFileError(
-            f"stems in {paths[0].parent} cannot be written ({reason(error)}): expected room for them; "
-            "free some space or choose another folder"
-        ) from error
-
-
 # ----------------------------------------------------------------------------------------------------------- separating
 
 
-def aligned(separator: Separator, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def aligned(frames: Frames, blocks: Blocks) -> Iterator[NDArray[np.float32]]:
     """Separate a finite stream from a cold start and remove the latency: as many samples come out as go in.
 
     Parameters
     ----------
-    separator
-        it is reset first, and keeps its counts and error afterwards.
+    frames
+        its engine is reset first, and keeps its counts and error afterwards.
     blocks : float32 [shape=(channels, samples)]
         of any lengths.
 
@@ -139,31 +105,75 @@ def aligned(separator: Separator, blocks: Iterable[NDArray[np.float32]]) -> Iter
     float32 [shape=(sources, channels, samples)]
         the sources, in other blocks than the input's.
     """
-    separator.reset()
-    early = separator.latency  # samples to come that belong before the input's first
-    tail = np.zeros((separator.channels, separator.latency), np.float32)
-    for block in itertools.chain(blocks, [tail]):
-        y = separator.process(block)
+    frames.reset()
+    separator = frames.separator
+    hop, early = separator.geometry.hop_length, separator.latency - separator.geometry.hop_length
+    given = sent = 0
+
+    def counted() -> Iterator[NDArray[np.float32]]:
+        nonlocal given
+        for block in blocks:
+            given += block.shape[1]
+            yield block
+
+    tail = np.zeros((separator.channels, early), np.float32)
+    for x in _cut(itertools.chain(counted(), [tail]), separator.channels, frames.samples, hop):
+        y = frames.process(x)
         skip = min(early, y.shape[2])
         early -= skip
-        if skip < y.shape[2]:
-            yield y[:, :, skip:]
+        y = y[:, :, skip : skip + given - sent]
+        sent += y.shape[2]
+        if y.shape[2]:
+            yield y
+
+
+def _cut(blocks: Blocks, channels: int, size: int, hop: int) -> Iterator[NDArray[np.float32]]:
+    """The samples of `blocks`, `size` at a time, and in the end whole hops, the last one filled with silence.
+
+    What is given is overwritten when the next one is asked for.
+    """
+    chunk, fill = np.zeros((channels, size), np.float32), 0
+    for block in blocks:
+        start = 0
+        while start < block.shape[1]:
+            n = min(size - fill, block.shape[1] - start)
+            chunk[:, fill : fill + n] = block[:, start : start + n]
+            start, fill = start + n, fill + n
+            if fill == size:
+                yield chunk
+                fill = 0
+    if fill:
+        chunk[:, fill:] = 0
+        yield np.ascontiguousarray(chunk[:, : -(-fill // hop) * hop])
 
 
 def separate(
-    path: str | Path, out_dir: str | Path, model: Model, provider: str = "auto", progress: Progress | None = None
+    path: str | Path,
+    out_dir: str | Path,
+    model: Model,
+    provider: str = "auto",
+    progress: Progress | None = None,
+    form: Form | None = None,
+    fast: bool = False,
+    name: Path | None = None,
 ) -> Result:
-    """Write `out_dir/<stem of path's name>/<source>.wav` for every source of `model`.
+    """Write `out_dir/name/<source>.wav` for every source of `model`.
 
     Parameters
     ----------
     path
-        any file that libsndfile reads, 8 to 192 kHz, 1 to 8 channels, of any length.
+        any file that libsndfile or FFmpeg reads, 8 to 192 kHz, 1 to 8 channels, of any length.
     provider
         "auto", "cpu" or "cuda" (see `ort.open_network`).
     progress
         called after every block with the frames done and the frames of the whole file, which are those done where the
         file does not tell. What it raises ends the work and leaves no trace.
+    form
+        of the stems: 32-bit float WAV unless told.
+    fast
+        many frames a network call even where that changes the result (see `frames`).
+    name
+        the stems' folder in `out_dir`: the file's name without its suffix unless told.
 
     Raises
     ------
@@ -174,19 +184,20 @@ def separate(
 
     A network step that fails on the way raises nothing (the last mask stands in): see `Result.failed`, `Result.error`.
     """
+    form = form or Form()
     with Reader(path) as reader:
         separator = _separator(reader, model, provider)
-        folder = Path(out_dir) / reader.path.stem
-        paths = {source: folder / f"{source}.wav" for source in separator.sources}
+        engine = Frames(separator, True if fast else None)
+        folder = Path(out_dir) / (name or reader.path.stem)
+        paths = {source: folder / f"{source}.{form.container}" for source in separator.sources}
         _spare_input(reader.path, paths.values())
-        separator.process(np.zeros((reader.channels, 0), np.float32))  # compiles, on a machine's first run
+        engine.process(np.zeros((reader.channels, separator.geometry.hop_length), np.float32))  # compiles, on a first run
         started = time.perf_counter()
         frames = 0
-        with _stems(paths.values(), reader) as files:
-            for y in aligned(separator, _watched(reader, progress)):
+        with writing(list(paths.values()), form, reader.sample_rate, reader.channels, reader.frames) as stems:
+            for y in aligned(engine, _watched(reader, progress)):
                 frames += y.shape[2]
-                for file, stem in zip(files, y, strict=True):
-                    file.write(stem.T)
+                stems.write(y)
             if not frames:
                 raise AudioFileError(f"{path} gave 0 of its {reader.frames} frames: expected sound; get a whole copy")
         return Result(
@@ -198,7 +209,8 @@ def separate(
             latency=separator.latency,
             elapsed=time.perf_counter() - started,
             counts=separator.counts,
-            error=separator.error,
+            clipped=stems.clipped,
+            error=engine.error,
             provider=separator.network.provider,
             provider_notes=tuple(separator.provider_notes),
             native=separator.native,
@@ -222,7 +234,7 @@ def _spare_input(path: Path, outputs: Iterable[Path]) -> None:
 
 
 def _watched(reader: Reader, progress: Progress | None) -> Iterator[NDArray[np.float32]]:
-    """The reader's blocks; reports each when the next one is asked for, which is when its stems are written."""
+    """The reader's blocks; reports each when the next one is asked for: then its stems are written, or nearly."""
     done = 0
     for block in reader.blocks():
         yield block

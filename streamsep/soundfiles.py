@@ -19,10 +19,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from . import StreamsepError
+from . import StreamsepError, media
+from .media import UNKNOWN
 
 BLOCK = 32_768  # frames read at a time: under a second at any usual rate, so that Ctrl-C is heard
-UNKNOWN = 2**63 - 1  # libsndfile's frame count where a stream does not tell its length
 
 
 class AudioFileError(StreamsepError):
@@ -48,7 +48,7 @@ class Reader:
     Raises
     ------
     AudioFileError
-        no such file, no permission, or nothing that libsndfile reads.
+        no such file, no permission, or nothing that libsndfile or what there is of FFmpeg (`media`) reads.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,7 +95,7 @@ class Reader:
             yield np.ascontiguousarray(block.T)
 
 
-def _open(path: Path) -> _Sound:
+def _open(path: Path) -> _Sound | media.AvSound | media.PipedSound:
     try:
         path.open("rb").close()  # the system says why not; libsndfile would say "System error."
         sound = _Sound(path)
@@ -103,10 +103,17 @@ def _open(path: Path) -> _Sound:
             return _whole_mp3(path) or sound
         return sound
     except (OSError, soundfile.SoundFileError, TypeError, UnicodeError) as error:  # TypeError: headerless .raw
-        raise AudioFileError(
-            f"{path} cannot be read ({reason(error)}): expected a sound file such as WAV, FLAC, Ogg, Opus or MP3; "
-            "check the path, or convert the file with: ffmpeg -i FILE converted.wav"
-        ) from error
+        why, expected = reason(error), "a sound file such as WAV, FLAC, Ogg, Opus or MP3"
+        cure = "check the path, or convert the file with: ffmpeg -i FILE converted.wav"
+        if path.suffix.lower() in media.SUFFIXES and isinstance(error, soundfile.SoundFileError):
+            if media.available():
+                try:
+                    return media.open_media(path)
+                except media.MediaError as other:
+                    why = str(other)
+            else:
+                cure = media.CURE
+        raise AudioFileError(f"{path} cannot be read ({why}): expected {expected}; {cure}") from error
 
 
 def _whole_mp3(path: Path) -> _Sound | None:
@@ -143,6 +150,24 @@ def reason(error: Exception) -> str:
     """The heart of a system or libsndfile error, without its path and full stop."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return text.removeprefix("Error : ").rstrip(".")
+
+
+SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) - {".raw"} | media.SUFFIXES
+SUFFIXES |= {".aif", ".aiff", ".opus", ".oga"}
+
+
+def looks_like_sound(path: Path) -> bool:
+    """Whether a file bears the name of one that could be read."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def seconds(path: Path) -> float:
+    """How long a file says it is, 0 where it does not tell or cannot be read."""
+    try:
+        with Reader(path) as reader:
+            return reader.frames / reader.sample_rate
+    except AudioFileError:
+        return 0.0
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

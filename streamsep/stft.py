@@ -173,22 +173,37 @@ def synthesise(t, masks, y):  # type: ignore[no-untyped-def]
     The last source is what the others leave of the delayed input, so that the sources add up to it exactly and the mixture
     costs no transform of its own. (By linearity that equals masking with what the other masks leave.)
     """
-    sources, channels, hop = y.shape
-    n_fft, length = t.history.shape[1], t.synthesis.size
-    first = n_fft - length
+    sources, _, hop = y.shape
+    n_fft = t.history.shape[1]
+    first = n_fft - t.synthesis.size
     y[sources - 1] = t.history[:, first : first + hop]
     for i in range(sources - 1):
-        for c in range(channels):
-            for k in range(t.spectrum.shape[1]):
-                t.masked[c, k] = t.spectrum[c, k] * masks[i, k]
+        mask(t.spectrum, masks[i], t.masked)
         rocket_fft.c2r(t.masked, t.wave, t.last_axis, False, 1.0 / n_fft, 1)
-        for c in range(channels):
-            overlap = t.overlap[i, c]
-            for n in range(length):
-                overlap[n] += t.wave[c, first + n] * t.synthesis[n]
-            for n in range(hop):
-                y[i, c, n] = overlap[n]
-                y[sources - 1, c, n] -= overlap[n]
-            for n in range(length - hop):
-                overlap[n] = overlap[n + hop]
-            overlap[length - hop :] = 0
+        overlap_add(t, i, t.wave, y)
+
+
+@njit(nogil=True, cache=True)
+def mask(spectrum, gains, masked):  # type: ignore[no-untyped-def]
+    """`spectrum` `[shape=(channels, n_bins)]` times `gains` `[shape=(n_bins,)]`, into `masked`."""
+    for c in range(spectrum.shape[0]):
+        for k in range(spectrum.shape[1]):
+            masked[c, k] = spectrum[c, k] * gains[k]
+
+
+@njit(nogil=True, cache=True)
+def overlap_add(t, i, wave, y):  # type: ignore[no-untyped-def]
+    """The frame `wave` `[shape=(channels, n_fft)]` of source `i`; the hop that it finishes to `y[i]`, and off the last one."""
+    sources, channels, hop = y.shape
+    length = t.synthesis.size
+    first = wave.shape[1] - length
+    for c in range(channels):
+        overlap = t.overlap[i, c]
+        for n in range(length):
+            overlap[n] += wave[c, first + n] * t.synthesis[n]
+        for n in range(hop):
+            y[i, c, n] = overlap[n]
+            y[sources - 1, c, n] -= overlap[n]
+        for n in range(length - hop):
+            overlap[n] = overlap[n + hop]
+        overlap[length - hop :] = 0

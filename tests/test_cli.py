@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 
 import numpy as np
@@ -43,21 +45,96 @@ def test_separate(tmp_path, song_file):
     result = run("separate", song_file, "-o", tmp_path, "--plot", "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
+    (song,) = report["separated"]
+    assert (report["failed"], report["skipped"]) == ([], [])
     info = soundfile.info(song_file)
     for source in ("vocals", "accompaniment"):
         path = tmp_path / "mixture" / f"{source}.wav"
-        assert report["files"][source] == str(path)
+        assert song["files"][source] == str(path)
         stem = soundfile.info(path)
         assert (stem.frames, stem.samplerate, stem.channels) == (info.frames, info.samplerate, info.channels)
     assert (tmp_path / "mixture" / "spectrograms.png").stat().st_size > 50_000
-    assert report["latency_ms"] == 16
-    assert report["c_api"]
-    assert 0 < report["real_time_factor"] < 1
+    assert song["latency_ms"] == 16
+    assert song["c_api"]
+    assert 0 < song["real_time_factor"] < 1
     stems = sum(soundfile.read(tmp_path / "mixture" / f"{s}.wav")[0] for s in ("vocals", "accompaniment"))
     np.testing.assert_allclose(stems, soundfile.read(song_file)[0], atol=2e-6)
     text = run("separate", song_file, "-o", tmp_path)
     assert "vocals.wav" in text.stdout
     assert text.stderr == ""
+
+
+def tone(path, seconds=0.5, rate=16000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(np.arange(int(seconds * rate)) / 9), rate)
+    return path
+
+
+def stems_in(folder):
+    return sorted(str(p.relative_to(folder).parent) for p in folder.rglob("vocals.*"))
+
+
+def test_separate_many_goes_on_after_a_bad_one_and_names_it(tmp_path):
+    tone(tmp_path / "in/one/song.wav")
+    tone(tmp_path / "in/two/song.wav")
+    tone(tmp_path / "in/two/deep/er.flac")
+    bad = tmp_path / "in/two/bad.mp3"
+    bad.write_text("not sound")
+    (tmp_path / "in/one/cover.jpg").write_text("a picture")
+    result = run("separate", tmp_path / "in", tmp_path / "none.wav", "-o", tmp_path / "out", "--jobs", "2", "--json")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 2
+    assert f"{bad} cannot be read" in result.stderr
+    assert "none.wav" in result.stderr
+    report = json.loads(result.stdout)
+    assert {f["input"] for f in report["failed"]} == {str(bad), str(tmp_path / "none.wav")}
+    assert report["skipped"] == [{"input": str(tmp_path / "in/one/cover.jpg"), "why": "not a sound file by its name"}]
+    assert stems_in(tmp_path / "out") == ["one/song", "two/deep/er", "two/song"]
+    text = run("separate", tmp_path / "in", "-o", tmp_path / "out2", "--format", "flac")
+    assert text.returncode == 1
+    assert "skipped 1: " in text.stdout
+    assert "1 of 4 failed" in text.stdout
+    assert soundfile.info(tmp_path / "out2/two/song/vocals.flac").subtype == "PCM_24"
+
+
+def test_separate_patterns_and_names_that_meet(tmp_path):
+    for name in ("a/song.wav", "b/song.wav", "b/song.flac", "b/other.wav"):
+        tone(tmp_path / name)
+    assert run("separate", "*/song.*", "-o", "out", cwd=tmp_path).returncode == 0
+    assert stems_in(tmp_path / "out") == ["a/song", "b/song.flac", "b/song.wav"]
+    named = ("a/song.wav", "b/song.wav", "b/other.wav")
+    assert run("separate", *named, *named, "-o", "out2", cwd=tmp_path).returncode == 0
+    assert stems_in(tmp_path / "out2") == ["a/song", "b/song", "other"]
+    again = run("separate", ".", "-o", "out2", "--json", cwd=tmp_path)  # its own stems are no songs
+    skipped = {s["input"]: s["why"] for s in json.loads(again.stdout)["skipped"]}
+    assert skipped["out2/other/vocals.wav"] == "lies in the output folder"
+    assert again.returncode == 0
+    fails(run("separate", "*.mp3", cwd=tmp_path), 1, "*.mp3 matches no sound file")
+    fails(run("separate", "a/song.wav", "--format", "flac", "--bits", "32", cwd=tmp_path), 2, "bits=32 in flac")
+
+
+def test_separate_never_overwrites_an_input(tmp_path):
+    tone(tmp_path / "song.wav")
+    kept = tone(tmp_path / "stems/song/vocals.wav")
+    before = kept.read_bytes()
+    result = run("separate", "song.wav", "stems/song/vocals.wav", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "is an input, too" in result.stderr
+    assert kept.read_bytes() == before
+
+
+def test_an_interrupted_batch_leaves_whole_files_only(tmp_path):
+    for name in "abcdef":
+        tone(tmp_path / f"{name}.wav", 120, 48000)
+    command = [sys.executable, "-m", "streamsep", "separate", str(tmp_path), "-o", str(tmp_path / "out"), "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not list((tmp_path).rglob(".*.part")) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1].strip() == "streamsep: interrupted"
+    assert process.returncode == 130
+    assert not list(tmp_path.rglob(".*.part"))
 
 
 def test_separate_a_song_nobody_trained_on(tmp_path):

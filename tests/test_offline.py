@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamsep import model, offline, plot, soundfiles
+from streamsep import media, model, offline, plot, soundfiles, stems
 from streamsep.engine import Separator
+from streamsep.frames import Frames
 from tests import graphs
 from tests.conftest import DATA, need_data, need_program
 
@@ -60,28 +61,66 @@ def entries(folder):
     ("rate", "channels", "frames"),
     [(16000, 1, 20_011), (44100, 2, soundfiles.BLOCK), (48000, 2, 70_001), (96000, 1, 40_000), (48000, 6, 5_000), (8000, 1, 1)],
 )
-def test_stems_equal_the_engine_in_one_go_bit_by_bit(tmp_path, lstm, rate, channels, frames):
+@pytest.mark.parametrize("kind", ["live", "lstm"])
+def test_stems_equal_the_engine_in_one_go(tmp_path, request, kind, rate, channels, frames):
+    """Bit by bit where the network is stepped frame by frame, which it is where its weights are 8 bits."""
+    loaded = request.getfixturevalue(kind)
     x = music(min(channels, 2), frames)[np.arange(channels) % 2 if channels > 2 else slice(None)]
-    result = offline.separate(write(tmp_path / "in.wav", x, rate), tmp_path / "out", lstm)
+    result = offline.separate(write(tmp_path / "in.wav", x, rate), tmp_path / "out", loaded)
     assert (result.frames, result.channels, result.sample_rate) == (frames, channels, rate)
     assert result.failed == 0
     assert result.error is None
     assert list(result.paths) == ["vocals", "accompaniment"]
-    for source, expected in zip(result.paths, one_go(lstm, x, rate), strict=True):
+    for source, expected in zip(result.paths, one_go(loaded, x, rate), strict=True):
         info = soundfile.info(result.paths[source])
         assert (info.format, info.subtype) == ("WAV", "FLOAT")
         stem, stem_rate = read(tmp_path / "out" / "in" / f"{source}.wav")
         assert stem_rate == rate
-        np.testing.assert_array_equal(stem, expected)
+        np.testing.assert_allclose(stem, expected, rtol=0, atol=0 if kind == "live" else 1e-5)
+
+
+def test_hops_together_and_one_by_one_share_a_state(live):
+    """Cut anywhere into calls of some hops and blocks of some samples, it is the same sound."""
+    x = music(2, 100 * 384)
+    separator = Separator(live, 48000, 2)
+    frames = Frames(separator)
+    expected = one_go(live, x, 48000)
+    pieces, place = [], 0
+    for k, hops in enumerate((1, 5, 16, 2, 9, 16, 30)):
+        block = np.ascontiguousarray(x[:, place : place + hops * 384])
+        place += hops * 384
+        if k % 2:  # the hop that `process` holds back comes out at once of the other
+            pieces.append(separator.process(block)[:, :, 384:])
+            pieces.append(separator.state.y.copy())
+            separator.state.fill[0] = 0
+        else:
+            pieces.append(
+                np.concatenate([frames.process(b) for b in np.split(block, hops, axis=1)], axis=2)
+                if hops > 16
+                else frames.process(block)
+            )
+    got = np.concatenate(pieces, axis=2)[:, :, 384:]
+    np.testing.assert_array_equal(got, expected[:, :, : got.shape[2]])
+
+
+def test_many_frames_a_network_call_are_nearly_the_same_with_8_bits_and_never_the_default(tmp_path, live):
+    x = music(2, 48_000)
+    path = write(tmp_path / "in.wav", x, 48000)
+    exact = offline.separate(path, tmp_path / "exact", live)
+    fast = offline.separate(path, tmp_path / "fast", live, fast=True)
+    for a, b in zip(exact.paths.values(), fast.paths.values(), strict=True):
+        difference = read(a)[0] - read(b)[0]
+        assert difference.any()
+        assert 10 * np.log10(np.mean(x**2) / np.mean(difference**2)) > 35
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000, 96000])
 def test_sources_add_up_to_the_input(tmp_path, lstm, rate):
     x = music(2, 50_000)
     result = offline.separate(write(tmp_path / "in.wav", x, rate), tmp_path, lstm)
-    stems = [read(p)[0] for p in result.paths.values()]
-    np.testing.assert_allclose(sum(stems), x, atol=1e-6)
-    assert min(np.abs(s).max() for s in stems) > 0.01
+    heard = [read(p)[0] for p in result.paths.values()]
+    np.testing.assert_allclose(sum(heard), x, atol=1e-6)
+    assert min(np.abs(s).max() for s in heard) > 0.01
 
 
 def test_identity_gives_the_file_back(tmp_path, identity):
@@ -105,7 +144,7 @@ def test_any_file_that_libsndfile_reads(tmp_path, lstm, name, kind):
     result = offline.separate(path, tmp_path / "out", lstm)
     assert result.frames == x.shape[1]
     for file, expected in zip(result.paths.values(), one_go(lstm, x, rate), strict=True):
-        np.testing.assert_array_equal(read(file)[0], expected)
+        np.testing.assert_allclose(read(file)[0], expected, rtol=0, atol=1e-5)
 
 
 def test_progress_counts_up_to_the_whole(tmp_path, lstm):
@@ -119,7 +158,7 @@ def test_result_tells_how_it_went(tmp_path, lstm):
     result = offline.separate(write(tmp_path / "in.wav", noise(1, 16_000), 16000), tmp_path, lstm, provider="cpu")
     assert result.seconds == 1.0
     assert result.latency == 256
-    assert result.counts["hops"] == (16_000 + 256) // 128
+    assert result.counts["hops"] == (16_000 + 256) // 128 - 1  # no hop has to be gathered first
     assert result.provider == "cpu"
     assert result.real_time_factor == pytest.approx(result.elapsed)
     assert result.elapsed > 0
@@ -142,6 +181,7 @@ def test_failed_steps_are_reported_with_their_reason(tmp_path, lstm, monkeypatch
             self.network._session = SimpleNamespace(run=run)
 
     monkeypatch.setattr(offline, "Separator", Broken)
+    monkeypatch.setattr(offline, "Frames", lambda separator, together: Frames(separator, False))
     result = offline.separate(write(tmp_path / "in.wav", noise(1, 1280), 16000), tmp_path, lstm)
     assert result.failed == result.counts["failed_steps"] == 10
     assert result.error == "the device is gone"
@@ -154,10 +194,71 @@ def test_memory_does_not_grow_with_the_file(tmp_path, identity):
     separator = Separator(identity, 16000, 1)
     x = noise(1, 10 * soundfiles.BLOCK)
     with soundfiles.Reader(write(tmp_path / "in.wav", x, 16000)) as reader:
-        for y in offline.aligned(separator, reader.blocks()):
+        for y in offline.aligned(Frames(separator), reader.blocks()):
             sizes.append(y.shape[2])
     assert max(sizes) <= soundfiles.BLOCK
     assert sum(sizes) == x.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("container", "bits", "subtype"), [("wav", 16, "PCM_16"), ("wav", 24, "PCM_24"), ("flac", 24, "PCM_24")]
+)
+def test_other_forms_hold_the_same_sound(tmp_path, lstm, container, bits, subtype):
+    x = music(2, 50_000) * np.float32(0.5)
+    path = write(tmp_path / "in.wav", x, 48000)
+    floats = offline.separate(path, tmp_path / "floats", lstm)
+    result = offline.separate(path, tmp_path / "ints", lstm, form=stems.Form(container, bits))
+    assert result.clipped == 0
+    for source, file in result.paths.items():
+        assert file == tmp_path / "ints" / "in" / f"{source}.{container}"
+        assert soundfile.info(file).subtype == subtype
+        np.testing.assert_allclose(read(file)[0], read(floats.paths[source])[0], rtol=0, atol=2**-bits * 4)
+
+
+def test_what_integers_clip_is_counted(tmp_path, identity):
+    x = np.zeros((1, 8000), np.float32)
+    x[0, 4000:4010] = 1.5
+    result = offline.separate(write(tmp_path / "in.wav", x, 16000), tmp_path, identity, form=stems.Form("flac", 16))
+    assert 10 <= result.clipped <= 12
+    assert read(result.paths["vocals"])[0].max() == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match="bits=32 in flac: expected 16 or 24"):
+        stems.Form("flac", 32)
+
+
+@pytest.mark.parametrize("reader", ["PyAV", "ffmpeg", "neither"])
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.wma", "wmav2"), ("film.mkv", "aac")])
+def test_what_libsndfile_does_not_read(tmp_path, identity, monkeypatch, name, codec, reader):
+    path = tmp_path / name
+    tone = ["-f", "lavfi", "-i", "sine=440:r=44100:d=2", "-ac", "2", "-c:a", codec]
+    subprocess.run([need_program("ffmpeg"), "-loglevel", "error", *tone, path], check=True)
+    monkeypatch.setattr(media, "_have_av", lambda: reader == "PyAV")
+    if reader == "neither":
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(soundfiles.AudioFileError, match=r"install PyAV \(pip install 'streamsep\[media\]'\) or ffmpeg"):
+            offline.separate(path, tmp_path, identity)
+        return
+    result = offline.separate(path, tmp_path, identity)
+    assert (result.sample_rate, result.channels) == (44100, 2)
+    assert 88_200 - 4096 <= result.frames <= 88_200 + 4096  # these formats keep whole blocks
+    heard = read(result.paths["vocals"])[0][0, 20_000:60_000]
+    assert np.abs(np.fft.rfft(heard)).argmax() * 44100 / 40_000 == pytest.approx(440, abs=2)
+    assert np.abs(heard).max() == pytest.approx(1 / 8 / 2**0.5, rel=0.1)  # of mono, FFmpeg makes stereo of the same power
+
+
+@pytest.mark.parametrize("reader", ["PyAV", "ffmpeg"])
+def test_no_sound_where_the_name_says_so(tmp_path, identity, monkeypatch, reader):
+    monkeypatch.setattr(media, "_have_av", lambda: reader == "PyAV")
+    path = tmp_path / "a.m4a"
+    path.write_text("la la la" * 1000)
+    with pytest.raises(soundfiles.AudioFileError, match=r"a\.m4a cannot be read \(Invalid data found when processing input\)"):
+        offline.separate(path, tmp_path / "out", identity)
+    subprocess.run(
+        [need_program("ffmpeg"), "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=d=0.2", "-an", tmp_path / "b.mp4"],
+        check=True,
+    )
+    with pytest.raises(soundfiles.AudioFileError, match=r"b\.mp4 cannot be read"):
+        offline.separate(tmp_path / "b.mp4", tmp_path / "out", identity)
+    assert entries(tmp_path) == ["a.m4a", "b.mp4"]
 
 
 # ----------------------------------------------------------------------------------------------------- lengths that headers
@@ -206,9 +307,9 @@ def test_cut_off_mp3_is_as_long_as_what_is_there(tmp_path, identity):
 
 
 def test_long_files_become_rf64(tmp_path, lstm, monkeypatch):
-    assert offline._container(offline.WAV_LIMIT) == "WAV"
-    assert offline._container(offline.WAV_LIMIT + 1) == "RF64"
-    monkeypatch.setattr(offline, "WAV_LIMIT", 1000)
+    assert stems.Form().major(stems.WAV_LIMIT) == "WAV"
+    assert stems.Form().major(stems.WAV_LIMIT + 1) == "RF64"
+    monkeypatch.setattr(stems, "WAV_LIMIT", 1000)
     result = offline.separate(write(tmp_path / "in.wav", noise(1, 5000), 16000), tmp_path, lstm)
     assert result.paths["vocals"].read_bytes()[:4] == b"RF64"
     assert read(result.paths["vocals"])[0].shape == (1, 5000)

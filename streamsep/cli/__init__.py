@@ -33,9 +33,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(args: list[str] | None) -> int:
     try:
-        cli.main(args=args, prog_name="streamsep", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        return int(cli.main(args=args, prog_name="streamsep", standalone_mode=False) or 0)  # the code of `click.exceptions.Exit`
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as help_text:
@@ -53,7 +51,6 @@ def _run(args: list[str] | None) -> int:
         return 1
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-    return 0
 
 
 def _fail(message: str, code: int) -> int:

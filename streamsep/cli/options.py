@@ -1,4 +1,7 @@
-"""Options of the command line that are fields of `Config`."""
+"""Options of the command line that are fields of `Config`, in sections, and help that fits a screen.
+
+What a section names is in `--help`; every other field is in `--help-all`, so that a new field is never without help.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,82 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from ..config import Config
+from . import completing
+
+SECTIONS = {
+    "Sound": ("input", "output", "rate", "block", "input_channels", "output_channels", "record"),
+    "Network": ("model", "provider"),
+    "Steering": ("osc_port", "osc_host", "osc_allow", "http"),
+}
+COMPLETERS = {"input": completing.devices("input"), "output": completing.devices("output"), "model": completing.models}
+
+
+class SectionedCommand(click.Command):
+    """A command whose `--help` shows the options of `SECTIONS` and its own, and `--help-all` those of `Config` besides."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The sections."""
+        records = {p.name: r for p in self.get_params(ctx) if (r := p.get_help_record(ctx)) and p.name}
+        rare = [name for name in Config.model_fields if name in records and not any(name in s for s in SECTIONS.values())]
+        own = [name for name in records if name not in Config.model_fields]
+        sections = SECTIONS | ({"Rare": rare} if ctx.meta.get("streamsep.help_all") else {}) | {"Other": own}
+        for title, names in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([records[name] for name in names if name in records], col_max=24)
+
+
+def _help_all(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta["streamsep.help_all"] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+help_all = click.option(
+    "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_help_all, help="Help with every setting."
+)
 
 
 def config_options(command: Callable[..., None]) -> Callable[..., None]:
     """One option for every field of `Config` that a flag can carry."""
-    for name, field in reversed(Config.model_fields.items()):
-        kind = flag_type(field.annotation)
-        if kind is None:
-            continue
-        text = field.description or ""
-        if field.default is not None:
-            text += f" [default: {field.default}]"
-        flag = f"--{name.replace('_', '-')}"
-        if kind is bool:
-            flag += f"/--no-{flag[2:]}"
-        command = click.option(flag, name, type=kind, default=None, help=text)(command)
+    for name in reversed(Config.model_fields):
+        if flag_type(Config.model_fields[name].annotation) is not None:
+            command = _option(name)(command)
     return command
+
+
+def loop_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The fields of `Config` that name a device."""
+    for name in ("block", "rate", "output", "input"):
+        command = _option(name)(command)
+    return command
+
+
+def _option(name: str) -> Callable[..., Any]:
+    field = Config.model_fields[name]
+    kind = flag_type(field.annotation)
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        flag += f"/--no-{flag[2:]}"
+    return click.option(
+        flag,
+        name,
+        type=kind,
+        default=None,
+        help=help_of(name),
+        shell_complete=COMPLETERS.get(name),
+        metavar=None if kind is bool or isinstance(kind, click.Choice) else _METAVARS.get(kind),
+    )
+
+
+_METAVARS = {str: "TEXT", int: "N", float: "X"}
+
+
+def help_of(name: str) -> str:
+    """What a setting is, and its default."""
+    field = Config.model_fields[name]
+    text = field.description or ""
+    return text if field.default in (None, "", False) or "[default" in text else f"{text} [default: {field.default}]"
 
 
 def flag_type(annotation: Any) -> Any:
@@ -34,11 +97,3 @@ def flag_type(annotation: Any) -> Any:
     if isinstance(annotation, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     return annotation if annotation in (str, int, float, bool) else None
-
-
-def loop_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The fields of `Config` that name a device."""
-    for name in ("block", "rate", "output", "input"):
-        field = Config.model_fields[name]
-        command = click.option(f"--{name}", type=flag_type(field.annotation), default=None, help=field.description)(command)
-    return command

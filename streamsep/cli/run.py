@@ -2,39 +2,108 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from .. import __version__
 from ..config import load as load_config
-from .options import config_options
-from .terminal import err, json_option, out, print_json, stop_signals, tell
+from . import keys
+from .options import SectionedCommand, config_options, help_all
+from .terminal import announcement, err, json_option, out, print_json, stop_signals, tell
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @config_options
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with these settings; flags win.")
+@click.option("--plain", is_flag=True, help="Lines instead of the live view, on a terminal too.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @json_option
-def run(config_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Separate live sound until Ctrl-C, steered over OSC.
+@help_all
+def run(config_file: Path | None, plain: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Separate live sound until Ctrl-C, steered over OSC and by keys.
 
     \b
     streamsep run
-    streamsep run --input "USB Audio" --output jack --osc-port 9000
+    streamsep run --input "USB Audio" --output jack --record takes
     streamsep run --input file:song.flac --output file:stems.wav
     """
     config = load_config(config_file, flags)
     with stop_signals() as stop:
-        from .. import daemon
+        from ..daemon import Daemon
 
-        report = daemon.run(config, lambda setup: _announce(setup, err if as_json else out), tell, stop)
+        listener = _Silence() if quiet else _Lines(as_json)
+        daemon = Daemon(config, lambda line: listener.tell(line))
+        if not (quiet or as_json or plain) and _has_view(out):
+            listener = _View(daemon)
+        try:
+            report = daemon.run(lambda setup: listener.announce(setup), stop)
+        finally:
+            listener.close()
     if as_json:
         print_json(report)
-        return
-    step: Any = report["step_ms"]
+    elif not quiet:
+        _print_report(report)
+
+
+def _has_view(console: Console) -> bool:
+    """Whether there is a terminal that can be drawn on, with its keys, and it is ours."""
+    if not (keys.AVAILABLE and console.is_terminal and not console.is_dumb_terminal and sys.stdin.isatty()):
+        return False
+    return keys.in_foreground(sys.stdin.fileno())
+
+
+class _Silence:
+    """Hears nothing."""
+
+    def announce(self, setup: dict[str, Any]) -> None:
+        """The set-up, before the first sound."""
+
+    def tell(self, line: str) -> None:
+        """Something happened."""
+
+    def close(self) -> None:
+        """The end."""
+
+
+class _Lines(_Silence):
+    """Plain lines: the set-up on stdout (with JSON: on stderr), what happens on stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._console = err if as_json else out
+
+    def announce(self, setup: dict[str, Any]) -> None:
+        for line in announcement(setup):
+            self._console.print(line, markup=False)
+        self._console.file.flush()
+
+    def tell(self, line: str) -> None:
+        tell(line)
+
+
+class _View(_Silence):
+    """The live view, from the announcement on."""
+
+    def __init__(self, daemon: Any) -> None:
+        from .screen import Screen
+
+        self._screen = Screen(daemon, Console(highlight=False))
+
+    def announce(self, setup: dict[str, Any]) -> None:
+        self._screen.announce(setup)
+        self._screen.open()
+
+    def tell(self, line: str) -> None:
+        self._screen.tell(line)
+
+    def close(self) -> None:
+        self._screen.close()
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    step = report["step_ms"]
     out.print(
         f"{report['hops']} hops, {report['late']} late ({report['bridged']} bridged), {report['lost']} lost; "
         f"xruns: {report['input_xruns']} in, "
@@ -45,22 +114,3 @@ def run(config_file: Path | None, as_json: bool, **flags: Any) -> None:
         out.print(
             f"{report['failed_steps']} network steps failed ({report['error']}); {report['bad_samples']} bad input samples"
         )
-
-
-def _announce(setup: dict[str, Any], console: Console) -> None:
-    parts = setup["latency_ms"]
-    tcp = f", {setup['osc_tcp']} (TCP)" if "osc_tcp" in setup else ""
-    http = f", OSCQuery at {setup['http']}" if "http" in setup else ""
-    path = "C path" if setup["c_api"] else "Python path: ONNX Runtime has no C library here"
-    lines = (
-        f"streamsep {__version__}: {setup['model']} ({', '.join(setup['sources'])}) on {setup['provider']}, {path}",
-        f"{setup['device']}: {setup['in_channels']} in, {setup['out_channels']} out, {setup['sample_rate']} Hz, "
-        f"block {setup['block']}, hop {setup['hop']}",
-        f"latency {parts['algorithmic']:.1f} ms algorithmic + {parts['buffering']:.1f} buffering "
-        f"+ {parts['device']:.1f} device = {parts['total']:.1f} ms",
-        f"recording to {setup['recording']}" if setup["recording"] else "",
-        f"OSC on {setup['osc']} (UDP){tcp}{http}; Ctrl-C ends",
-    )
-    for line in filter(None, lines):
-        console.print(line, markup=False)
-    console.file.flush()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .. import __version__
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,11 +30,35 @@ def tell(line: str) -> None:
     err.print(f"streamsep: {line}", markup=False)
 
 
+def announcement(setup: Mapping[str, Any]) -> list[str]:
+    """The set-up of a daemon (`Daemon.describe`) in lines."""
+    parts = setup["latency_ms"]
+    tcp = f", {setup['osc_tcp']} (TCP)" if "osc_tcp" in setup else ""
+    http = f", OSCQuery at {setup['http']}" if "http" in setup else ""
+    path = "C path" if setup["c_api"] else "Python path: ONNX Runtime has no C library here"
+    lines = (
+        f"streamsep {__version__}: {setup['model']} ({', '.join(setup['sources'])}) on {setup['provider']}, {path}",
+        f"{setup['device']}: {setup['in_channels']} in, {setup['out_channels']} out, {setup['sample_rate']} Hz, "
+        f"block {setup['block']}, hop {setup['hop']}",
+        f"latency {parts['algorithmic']:.1f} ms algorithmic + {parts['buffering']:.1f} buffering "
+        f"+ {parts['device']:.1f} device = {parts['total']:.1f} ms",
+        f"recording to {setup['recording']}" if setup["recording"] else "",
+        f"OSC on {setup['osc']} (UDP){tcp}{http}; Ctrl-C ends",
+    )
+    return [line for line in lines if line]
+
+
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, from the start of the command on; the handlers before come back at the end."""
+    """An event that SIGINT and SIGTERM set, from the start of the command on; the handlers before come back at the end.
+
+    So does SIGHUP, a terminal that is closed, unless somebody (nohup) has it ignored.
+    """
     stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in numbers}
     try:
         yield stop
     finally:
