@@ -43,6 +43,7 @@ def setup(server: OscServer, config: Config) -> dict[str, Any]:
         "read_only": config.osc_read_only,
         "wants_gpu": config.provider == "cuda",
         "has_gpu": any(Path("/dev").glob("nvidia[0-9]*")),
+        "int8": separator.model.contract.precision == "int8",  # then the CPU is where it belongs
         "notes": list(separator.provider_notes),
         "spectra": spectra.axis(separator.sample_rate),
         "histogram": {"per_octave": hops.PER_OCTAVE, "octaves_below": hops.OCTAVES_BELOW, "seconds": hops.RECENT},

@@ -44,7 +44,9 @@ export class Fader {
     this._set = set;
     this._low = scale.points[0][1];
     this._high = scale.points.at(-1)[1];
-    [this.throw, this._typed] = this.element.querySelectorAll("input");
+    this.throw = this.element.querySelector("input[type=range]");
+    this._typed = this.element.querySelector("input[type=text]");
+    this.element.querySelector(".what").textContent = label;
     this.throw.setAttribute("aria-label", label);
     this._typed.setAttribute("aria-label", `${label}, ${scale.unit}`);
     this.element.querySelector(".unit").textContent = scale.unit;

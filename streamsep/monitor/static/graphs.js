@@ -132,10 +132,9 @@ export class Timeline {
     context.fillStyle = colour("--late");
     context.fillText(`deadline ${number(this.deadline)} ms`, 4, due - 4);
     context.fillStyle = colour("--dim");
-    const minutes = SHOWN / 60;
-    for (let n = 0; n <= minutes; n++) {
-      context.textAlign = n === 0 ? "right" : n === minutes ? "left" : "center";
-      context.fillText(n ? `\u2212${n} min` : "now", width - (n / minutes) * width, height - 2);
+    for (let n = 0; n < SHOWN / 60; n++) {
+      context.textAlign = n ? "center" : "right";
+      context.fillText(n ? `\u2212${n} min` : "now", width - n * 60 * wide, height - 2);
     }
     const { late, xruns, missed } = this.recent(SHOWN);
     const said = `${count(late, "late hop")}, ${count(xruns, "xrun")} and ${count(missed, "missed block")} in the last five minutes`;

@@ -6,7 +6,10 @@
 import { number } from "./format.js";
 
 const LEAD = 0.12; // s that sound waits here, against an uneven network and a busy page
-const MOST = 3 * LEAD; // s; what waits longer is left out: the sound card's clock is the slower one
+const MOST = 2 * LEAD; // s; what waits longer is left out
+const STEER = 0.05; // of what waits too much or too little, in parts of the speed: two clocks are never the same ...
+const LEAST = 0.02; // s; ... and so little is left alone
+const FASTER = 0.005; // the speed changes by so much at most: nobody hears it
 const CHUNK = 0.03; // s in a buffer
 const FADE = 0.02; // s
 const FULL = 32768; // of s16
@@ -22,7 +25,7 @@ export class Listener {
     link.on("/audio", (packet) => this._take(packet));
     link.on("/audio/format", ([id, source, rate, channels, , , delay]) => this._again(id, source, rate, channels, delay));
     link.onFacts("open", () => this.source && this._subscribe());
-    setInterval(() => this._say(), 500);
+    setInterval(() => this.say(), 500);
   }
 
   /** Listen to a source, "input" or "mix"; null, or the same again: to nothing. */
@@ -35,7 +38,7 @@ export class Listener {
       this._context.resume();
       this._subscribe();
     }
-    this._say();
+    this.say();
   }
 
   setVolume(share) {
@@ -123,16 +126,18 @@ export class Listener {
       for (const packet of packets) for (let i = c; i < packet.length; i += this._channels) samples[n++] = packet[i] / FULL;
       if (starved) for (let i = 0; i < Math.min(FADE * this._rate, frames); i++) samples[i] *= i / (FADE * this._rate);
     }
-    const node = new AudioBufferSourceNode(this._context, { buffer });
+    const astray = this._time - now - LEAD;
+    const speed = 1 + (Math.abs(astray) < LEAST ? 0 : Math.min(Math.max(STEER * astray, -FASTER), FASTER));
+    const node = new AudioBufferSourceNode(this._context, { buffer, playbackRate: speed });
     node.connect(this._bus);
     node.start(this._time);
-    this._time += frames / this._rate;
+    this._time += frames / this._rate / speed;
   }
 
   /** How late the sound is here, with its parts. */
-  _say() {
-    if (!this.source) return this._tell(null, "Off. What is heard here comes late: it is for comparing, not for playing to.");
-    if (this._id === null || this._time === 0) return this._tell(this.source, "Waiting for sound\u2026");
+  say() {
+    if (!this.source) return this._tell(null, "");
+    if (this._id === null || this._time < this._context.currentTime) return this._tell(this.source, "Waiting for sound\u2026");
     const separation = 1e3 * (this._delay / this._rate);
     const queued = 1e3 * Math.max(0, this._time - this._context.currentTime);
     const browser = 1e3 * (this._context.outputLatency || this._context.baseLatency || 0);
@@ -140,6 +145,6 @@ export class Listener {
     const parts = [[separation, "separation"], [way, "network"], [queued, "waiting here"], [browser, "this browser's output"]];
     const all = parts.reduce((sum, [ms]) => sum + ms, 0);
     const told = parts.map(([ms, what]) => `${number(ms, 0)} ${what}`).join(" + ");
-    this._tell(this.source, `About ${number(all, 0)} ms after it came in: ${told}.`);
+    this._tell(this.source, `About ${number(all, 0)} ms late: ${told}.`);
   }
 }

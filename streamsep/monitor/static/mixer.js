@@ -40,6 +40,16 @@ class Card {
     this._mixer = mixer;
     this.meter = new Meter(this.element, label, () => mixer.link.send("/meters/reset"));
     this.element.addEventListener("focusin", () => mixer.select(this));
+    this._row = element("div", { className: "buttons" });
+    this.listening = new Switch(this._button("Listen", `Listen to ${label} in this browser`, "L"), () => mixer.listen(signal));
+  }
+
+  _button(text, label, key) {
+    const button = element("button", { textContent: text, className: text.toLowerCase() });
+    button.setAttribute("aria-label", label);
+    button.setAttribute("aria-keyshortcuts", key);
+    this._row.append(button);
+    return button;
   }
 
   hear(address) {
@@ -55,18 +65,16 @@ class Card {
     const { link } = this._mixer;
     const fader = new Fader(label, GAIN, (db) => link.send(address, "f", db));
     link.on(address, ([db]) => fader.show(db));
+    this.element.querySelector("h2").append(fader.element.querySelector(".value")); // where it is seen from afar
+    fader.element.querySelector(".line").remove();
     this.element.append(fader.element);
     this.fader = fader;
   }
 
-  _switch(text, label, address, key, row) {
+  _switch(text, label, address, key) {
     const { link } = this._mixer;
-    const button = element("button", { textContent: text, className: text.toLowerCase() });
-    button.setAttribute("aria-label", label);
-    button.setAttribute("aria-keyshortcuts", key);
-    const made = new Switch(button, (on) => link.send(address, "i", Number(on)));
+    const made = new Switch(this._button(text, label, key), (on) => link.send(address, "i", Number(on)));
     link.on(address, ([on]) => made.show(on));
-    row.append(button);
     return made;
   }
 }
@@ -76,6 +84,7 @@ class Input extends Card {
     super(mixer, "input", "Input");
     this.spectrum = new Spectrum(this.element, "the input", axis);
     this.hear("/meter/input");
+    this.element.append(mixer.from, this._row);
   }
 }
 
@@ -86,11 +95,10 @@ class Source extends Card {
     this.spectrum = new Spectrum(this.element, name, axis);
     this.hear(`/meter${address}`);
     this._gain(`Gain of ${name}`, `${address}/gain`);
-    const row = element("div", { className: "buttons" });
-    this.mute = this._switch("Mute", `Mute ${name}`, `${address}/mute`, "M", row);
-    this.solo = this._switch("Solo", `Solo ${name}`, `${address}/solo`, "S", row);
-    this.element.append(row);
-    this.element.classList.add("source");
+    this.mute = this._switch("Mute", `Mute ${name}`, `${address}/mute`, "M");
+    this.solo = this._switch("Solo", `Solo ${name}`, `${address}/solo`, "S");
+    this._row.prepend(this.mute.button, this.solo.button);
+    this.element.append(this._row);
   }
 }
 
@@ -98,19 +106,21 @@ class Output extends Card {
   constructor(mixer) {
     super(mixer, "mix", "Output", 0);
     const { link } = mixer;
-    this.element.querySelector(".picture").remove();
+    this.element.querySelector(".picture").replaceWith(mixer.delay);
     this.hear("/meter/output");
     this._gain("Gain of the output", "/output/gain");
-    const wet = new Fader("Wet and dry", SHARE, (percent) => link.send("/wet", "f", percent / 100));
+    const wet = new Fader("Wet", SHARE, (percent) => link.send("/wet", "f", percent / 100));
     link.on("/wet", ([share]) => wet.show(100 * share));
-    this.element.append(element("h3", { textContent: "Dry to wet" }), wet.element);
-    this.element.classList.add("output");
+    this.element.append(wet.element, mixer.to, this._row);
   }
 }
 
 export class Mixer {
-  constructor(link, place) {
+  /** `listen(signal)` is called where somebody wants to hear one. */
+  constructor(link, place, listen) {
     this.link = link;
+    this.listen = listen;
+    [this.from, this.to, this.delay] = ["from", "to", "delay"].map((id) => document.getElementById(id));
     this._place = place;
     this.cards = [];
     this.selected = null;

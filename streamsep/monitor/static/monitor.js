@@ -14,7 +14,7 @@ const PARTS = ["algorithmic", "buffering", "device"];
 
 const $ = (id) => document.getElementById(id);
 const link = new Link();
-const mixer = new Mixer(link, $("mixer"));
+const mixer = new Mixer(link, $("mixer"), (signal) => listener.choose(signal));
 const histogram = new Histogram($("histogram"));
 const timeline = new Timeline($("timeline"));
 const menus = new Menus(link);
@@ -28,8 +28,8 @@ const bypass = toggle("bypass", "/bypass");
 const panic = toggle("panic", "/panic");
 toggle("record", "/record");
 $("reset").addEventListener("click", () => link.send("/reset"));
-link.on("/panic", ([on]) => banner("panic", on ? "Panic: nothing goes out. Press P, or Panic again, to let sound through." : "", true));
-link.on("/bypass", ([on]) => banner("bypass", on ? "Bypass: the input goes out as it came." : "", true));
+link.on("/panic", ([on]) => banner("panic", on ? "Panic: nothing goes out. Press P, or Panic again, to let sound through." : "", { calm: true }));
+link.on("/bypass", ([on]) => banner("bypass", on ? "Bypass: the input goes out as it came." : "", { calm: true }));
 link.on("/record", ([on]) => $("record").classList.toggle("on", Boolean(on)));
 link.on("/recording", ([folder]) => ($("record").title = folder));
 link.on("/error", ([address, reason]) => toast(`${address.split("/").slice(2).join(" ")}: ${reason}`));
@@ -43,23 +43,15 @@ function toggle(id, address) {
 // ------------------------------------------------------------------------------------------------------------- listening
 
 const listener = new Listener(link, (source, line) => {
+  $("heard").hidden = source === null;
   $("listening").textContent = line;
-  for (const button of $("choices").children) button.setAttribute("aria-pressed", String(button.dataset.signal === source));
-  $("heard").classList.toggle("on", source !== null);
+  for (const card of mixer.cards) {
+    card.listening.show(card.signal === source);
+    if (card.signal === source) $("listened").textContent = `${card.label}, heard here.`;
+  }
 });
 $("volume").addEventListener("input", ({ target }) => listener.setVolume(target.value / 100));
-
-function offerSound() {
-  const buttons = mixer.cards.map((card) => {
-    const button = document.createElement("button");
-    button.textContent = card.label;
-    button.dataset.signal = card.signal;
-    button.setAttribute("aria-pressed", String(card.signal === listener.source));
-    button.addEventListener("click", () => listener.choose(card.signal));
-    return button;
-  });
-  $("choices").replaceChildren(...buttons);
-}
+$("unlisten").addEventListener("click", () => listener.choose(null));
 
 // ----------------------------------------------------------------------------------------------------------------- state
 
@@ -69,7 +61,7 @@ link.onFacts("setup", (setup) => {
   facts = setup;
   link.root = setup.root;
   mixer.make(setup.sources, setup.spectra);
-  offerSound();
+  listener.say();
   histogram.shape(setup.histogram, setup.deadline_ms);
   timeline.deadline = setup.deadline_ms;
   menus.offer(setup);
@@ -96,21 +88,21 @@ link.onFacts("gone", async () => {
   const answer = await fetch(location.href, { cache: "no-store" }).catch(() => null);
   const stale = answer?.status === 403;
   if (state === "gone" && !link.open) {
-    banner("gone", stale
-      ? "This page's address is an old one: open the one that streamsep printed when it started."
-      : "The daemon does not answer: it has ended, or the network is away. Looking for it again.");
+    if (stale) banner("gone", "This page's address is an old one: open the one that streamsep printed when it started.");
+    else banner("gone", "The daemon does not answer. Looking for it again.", { detail: "It has ended, or the network is away." });
   }
 });
 
 function showState() {
-  $("state").dataset.state = state === "running" && timeline.recent(LATE_FOR).late ? "late" : state;
+  const shown = state === "running" && timeline.recent(LATE_FOR).late ? "late" : state;
+  $("state").dataset.state = shown;
   const words = { gone: "no answer", "": "connecting" };
-  const text = words[state] ?? state;
+  const text = words[shown] ?? shown;
   const place = $("state").lastElementChild;
   if (place.textContent !== text) place.textContent = text;
-  document.title = state === "running" ? "streamsep" : `${text} \u2013 streamsep`;
-  const problem = figures.problem ? ` (${figures.problem})` : "";
-  banner("device", state === "device lost" ? `No sound: the device is gone${problem}. Waiting for it to come back.` : "");
+  document.title = shown === "running" ? "streamsep" : `${text} \u2013 streamsep`;
+  const lost = state === "device lost" ? "No sound: the device is gone. Waiting for it to come back." : "";
+  banner("device", lost, { detail: lost && (figures.problem ?? "") });
 }
 
 // --------------------------------------------------------------------------------------------------------------- figures
@@ -145,14 +137,15 @@ link.onFacts("figures", (told) => {
     ["failed steps", told.failed_steps, told.failed_steps],
     ...(facts?.notes.length ? [["not used", facts.notes.join("; ")]] : []),
   ]);
-  banner("gpu", gpuUnused(told));
+  const unused = gpuUnused(told);
+  banner("gpu", unused === null ? "" : "The GPU is not used: the network runs on the CPU.", { detail: unused ?? "" });
 });
 
+/** Why the GPU is not used where it was asked for, or is here and should be; null where that is as it should be. */
 function gpuUnused({ provider }) {
-  if (!facts || provider !== "cpu") return "";
-  const reason = facts.notes.find((note) => note.startsWith("cuda") && !note.includes("int8")) ?? "";
-  if (facts.wants_gpu) return `The GPU was asked for and is not used: the network runs on the CPU. ${reason}`;
-  return facts.has_gpu && reason ? `The GPU is not used: ${reason}` : "";
+  if (!facts || provider !== "cpu") return null;
+  const reason = facts.notes.find((note) => note.startsWith("cuda")) ?? "";
+  return facts.wants_gpu || (facts.has_gpu && reason && !facts.int8) ? reason : null;
 }
 
 function showLatency() {
@@ -173,17 +166,29 @@ function showLatency() {
 // ------------------------------------------------------------------------------------------------------------------ hops
 
 link.onFacts("hops", ({ now, seconds, histogram: counts }) => {
-  for (const { when, late, xruns, missed } of timeline.add(seconds, now)) {
-    const words = [[late, "late hop"], [xruns, "xrun"], [missed, "missed block"]].filter(([n]) => n > 0);
-    happened(words.map(([n, word]) => count(n, word)).join(", "), late > 0, new Date(1000 * when));
-  }
+  timeline.add(seconds, now).forEach(noteTrouble);
   histogram.draw(counts);
   timeline.draw();
   const { late, missed } = timeline.recent(LATE_FOR);
   const said = [late && count(late, "hop"), missed && count(missed, "block")].filter(Boolean).join(" and ");
-  banner("late", said ? `Sound is late: ${said} in the last ${LATE_FOR} seconds not there in time.` : "");
+  banner("late", said ? `Sound is late: ${said} not there in time in the last ${LATE_FOR} seconds.` : "");
   showState();
 });
+
+let spell = { until: -Infinity }; // trouble that goes on is one line, not a hundred
+
+function noteTrouble({ when, late, xruns, missed }) {
+  if (when - spell.until > LATE_FOR) {
+    spell = { late: 0, xruns: 0, missed: 0, line: happened("", false, new Date(1000 * when)) };
+  }
+  spell.until = when;
+  spell.late += late;
+  spell.xruns += xruns;
+  spell.missed += missed;
+  const words = [[spell.late, "late hop"], [spell.xruns, "xrun"], [spell.missed, "missed block"]].filter(([n]) => n > 0);
+  spell.line.lastChild.textContent = words.map(([n, word]) => count(n, word)).join(", ");
+  spell.line.classList.toggle("grave", spell.late > 0);
+}
 
 // --------------------------------------------------------------------------------------------------------------- pictures
 

@@ -8,8 +8,8 @@ const TOAST = 6000; // ms
 const banners = new Map();
 
 /** A banner, by its name; no text: none. `calm` is for what was asked for and still must not be overlooked. */
-export function banner(name, text, calm = false) {
-  if ((banners.get(name)?.textContent ?? "") === text) return;
+export function banner(name, text, { calm = false, detail = "" } = {}) {
+  if ((banners.get(name)?.textContent ?? "") === text + detail) return;
   let line = banners.get(name);
   if (!text) {
     line?.remove();
@@ -23,7 +23,9 @@ export function banner(name, text, calm = false) {
     document.getElementById("banners").append(line);
     banners.set(name, line);
   }
-  line.textContent = text;
+  const strong = document.createElement("strong");
+  strong.textContent = text;
+  line.replaceChildren(strong, detail);
 }
 
 let timer;
@@ -37,7 +39,7 @@ export function toast(text) {
   timer = setTimeout(() => line.classList.remove("shown"), TOAST);
 }
 
-/** A line in the list of what happened. */
+/** A line in the list of what happened; the line, whose last child is the text. */
 export function happened(text, grave = false, when = new Date()) {
   const list = document.getElementById("events");
   list.querySelector(".none")?.remove();
@@ -45,8 +47,9 @@ export function happened(text, grave = false, when = new Date()) {
   const time = document.createElement("time");
   time.textContent = clock(when);
   time.dateTime = when.toISOString();
-  line.append(time, ` ${text}`);
+  line.append(time, " ", text);
   line.classList.toggle("grave", grave);
   list.prepend(line);
   while (list.children.length > SHOWN) list.lastChild.remove();
+  return line;
 }

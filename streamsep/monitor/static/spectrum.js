@@ -2,7 +2,7 @@
 // Where motion is not wanted it does not scroll: new columns overwrite old ones in place, a few times a second.
 
 const SECONDS = 12;
-const RANGE = [-96, -18]; // dB against a full-scale sine: the colours' ends
+const RANGE = [-92, -10]; // dB against a full-scale sine: the colours' ends
 const STILL = 500; // ms between two pictures where motion is not wanted
 const TICKS = [100, 1000, 10000]; // Hz
 // matplotlib's magma, 32 colours from dark to light; light pages read it the other way round.
