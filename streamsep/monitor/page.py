@@ -2,8 +2,8 @@
 
 OSC packets go both ways as binary messages; they begin with `/` or `#`. Other binary messages, to the page, begin with a byte
 that says what they are (`spectra.COLUMNS`); text is JSON. What is of the moment (levels, columns, sound) may be lost by a page
-that does not keep up, the oldest first. All else is the state that the page must end with: where that is lost, the connection
-ends, and the page comes again and asks for all of it.
+that does not keep up, the oldest first. All else is the state that the page must end with: where that is too much for it, the
+connection ends, and the page comes again and is told all of it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,20 @@ class Page(WebSocketClient):
 
     def __init__(self, server: OscServer, request: web.Request, socket: web.WebSocketResponse) -> None:
         super().__init__(server, request, socket)
+        self._transport = request.transport
         self.looks = True  # somebody sees it; a hidden one is told what changes, and gets no pictures
         self.fleeting: Outbox[bytes] = Outbox(FLEETING)
 
     def send(self, data: bytes | str) -> None:
-        """Send an OSC packet, or text; ConnectionResetError when the page has gone, or has missed some of it."""
+        """Send an OSC packet, or text; ConnectionResetError when the page has gone, or does not keep up and is sent away."""
         if isinstance(data, bytes) and data.startswith(_OF_THE_MOMENT):
             self.show(data)
             return
-        if self.outbox.lost:
-            raise ConnectionResetError("the page does not keep up")
         super().send(data)
+        if self.outbox.lost:
+            if self._transport is not None:
+                self._transport.abort()
+            raise ConnectionResetError("the page does not keep up")
 
     def tell(self, kind: str, facts: Any) -> None:
         """Send facts as JSON: an object of this one kind."""
@@ -56,11 +59,9 @@ class Page(WebSocketClient):
     async def write(self) -> None:
         """Send what waits, until the connection ends: first what must arrive."""
         with contextlib.suppress(ConnectionError):
-            while not self.outbox.lost:
+            while True:
                 await self._waiting.wait()
                 self._waiting.clear()
                 while self.outbox or self.fleeting:
                     data = self.outbox.take() if self.outbox else self.fleeting.take()
                     await (self._socket.send_str(data) if isinstance(data, str) else self._socket.send_bytes(data))
-        with contextlib.suppress(ConnectionError):
-            await self._socket.close(code=1013, message=b"too slow: come again")

@@ -3,7 +3,8 @@
 A column ends at a frame of the tap and covers the `WINDOW` before it; columns are `RATE` a second of sound, not of time, so
 nothing is drawn while no sound comes. Input and sources are read so that a column shows the same moment in all of them. A
 column has `ROWS` rows, lowest first, evenly spaced in log frequency; channels are averaged by power, so that what is out of
-phase does not vanish. One row is one byte: `STEP` dB from `BOTTOM` on, dB against a full-scale sine.
+phase does not vanish, and a row that is wider than a bin shows the mean of its bins. One row is one byte: `STEP` dB from
+`BOTTOM` on, dB against a full-scale sine.
 
 A message to the pages is COLUMNS, signals, ROWS and columns (a byte each), the number of the first column (uint32, little
 endian), then the bytes column by column, the input first and then the sources.
