@@ -47,6 +47,12 @@ def osc() -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def monitor() -> str:
+    """bench/monitor.py: three stretches of two minutes."""
+    command = [sys.executable, "bench/monitor.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def quality() -> str:
     """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
     tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
@@ -132,6 +138,7 @@ def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "speed": ("Speed", speed),
     "osc": ("OSC", osc),
+    "monitor": ("The monitor page", monitor),
     "quality": ("Quality", quality),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named

@@ -201,3 +201,5 @@ listenToKeys({ mixer, bypass, panic, listener, link });
 matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => timeline.draw());
 link.connect();
 requestAnimationFrame(draw);
+
+export { link, listener, mixer };
