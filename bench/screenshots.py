@@ -20,7 +20,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 FILLED = 20_000  # ms until the spectrograms have come in, patience for slow machines included
 COLOURS = 96
 PICTURES: dict[str, tuple[dict[str, Any], int]] = {
-    "monitor.png": ({"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"}, 1200),
+    "monitor.png": ({"viewport": {"width": 1440, "height": 1040}, "color_scheme": "dark"}, 1200),
     "monitor-phone.png": (
         {"viewport": {"width": 360, "height": 740}, "color_scheme": "light", "device_scale_factor": 2, "is_mobile": True},
         540,

@@ -457,7 +457,7 @@ def test_late_hops_are_counted_once_in_their_second():
     assert [second.told[:4] for second in seen.look(12.0, {})] == [[10, 50, 0, 1.0], [11, 50, 0, 1.0]]
     write(history, 11.99, 9.0, late=8)
     write(history, 12.0, 1.0, late=10)
-    assert [second.told[:4] for second in seen.look(12.1, {})] == [[11, 51, 1, 9.0], [12, 1, 2, 1.0]]
+    assert [second.told[:4] for second in seen.look(12.1, {})] == [[11, 51, 1, 9.0], [12, 1, 2, DEADLINE]]
     assert seen.look(12.2, {}) == []
     assert sum(second.late for second in seen.seconds) == 3
 
@@ -475,9 +475,11 @@ def test_the_histogram_is_the_last_minutes_and_the_deadline_a_border():
     write(history, 1.0, 1.0, 0)
     for step in (0.001, 0.5, 7.999, 8.001, 500.0):
         write(history, 100.0, step, 0)
+    write(history, 100.1, 0.2, 1)  # a bridge: quick, but late
     seen = Hops(history, DEADLINE)
     seen.look(100.5, {})
     counts = seen.histogram(100.5)
     border = hops.PER_OCTAVE * hops.OCTAVES_BELOW
-    assert (sum(counts), sum(counts[border:])) == (5, 2)
-    assert counts[0] == counts[border - 1] == counts[border] == counts[-1] == 1
+    assert (sum(counts), sum(counts[border:])) == (6, 3)
+    assert counts[0] == counts[border - 1] == counts[-1] == 1
+    assert counts[border] == 2

@@ -1,6 +1,7 @@
 """The monitor page in a real browser, of a real daemon between a player of the demo song and a real JACK server."""
 
 import io
+import os
 import re
 import signal
 import socket
@@ -94,7 +95,7 @@ class Stage:
 def stage(tmp_path_factory):
     need_program("jackd")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JACK_DEFAULT_SERVER", "streamsep-test")
+        patch.setenv("JACK_DEFAULT_SERVER", os.environ.get("STREAMSEP_TEST_JACK", "streamsep-test"))
         patch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
         stage = Stage(tmp_path_factory.mktemp("stage"))
         try:
@@ -201,7 +202,7 @@ def test_meters_move_and_tell_screen_readers(visit):
         expect(meter).to_have_attribute("aria-valuetext", re.compile(r"-\d+ dB peak"))
         assert "inset" in meter.locator(".peak").get_attribute("style")
     histogram = page.locator("#histogram")
-    expect(histogram).to_have_attribute("aria-label", re.compile(r"\d{2,} hops in the last minute, \d+ took longer"))
+    expect(histogram).to_have_attribute("aria-label", re.compile(r"\d{2,} hops in the last minute, \d+ late or longer"))
     assert pixels(histogram).std() > 5
     assert pixels(page.locator("#timeline")).std() > 5
 
@@ -350,9 +351,20 @@ def test_late_sound_is_said(visit, stage):
     expect(page.locator('.banner[data-name="late"]')).to_contain_text(re.compile(r"Sound is late: \d+ hops"))
     expect(page.locator("#state")).to_contain_text("late")
     expect(page.locator("#events")).to_contain_text(re.compile(r"\d+ late hops"))
-    expect(page.locator("#histogram")).not_to_have_attribute("aria-label", re.compile(" 0 took longer"))
+    expect(page.locator("#histogram")).not_to_have_attribute("aria-label", re.compile(", 0 late or longer"))
     stage.daemon.send_signal(signal.SIGUSR2)
     assert stage.ask("/streamsep/stats/bridged")[0] > 0
+
+
+def test_a_gpu_that_is_asked_for_and_not_used_is_said(visit):
+    """The page's own part: what it is told here is what a daemon tells whose network fell back to the CPU."""
+    page = visit()
+    expect(page.locator('.banner[data-name="gpu"]')).to_have_count(0)
+    facts = page.evaluate("import('/monitor/monitor.js').then((m) => m.facts)")
+    told = facts | {"wants_gpu": True, "notes": ["cuda: libcudart.so.13 is missing"]}
+    page.evaluate("(told) => import('/monitor/monitor.js').then((m) => m.link.tell('setup', told))", told)
+    expect(page.locator('.banner[data-name="gpu"]')).to_contain_text("The GPU is not used: the network runs on the CPU.")
+    expect(page.locator('.banner[data-name="gpu"]')).to_contain_text("libcudart.so.13 is missing")
 
 
 def test_a_lost_device_is_said_and_its_return(visit, stage):

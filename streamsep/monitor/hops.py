@@ -33,7 +33,7 @@ class Second:
     at: int  # s
     hops: int = 0
     late: int = 0
-    longest: float = 0.0  # ms of work for a hop
+    longest: float = 0.0  # ms of work for a hop; late ones took a deadline at least
     xruns: int = 0
     missed: int = 0
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -85,6 +85,7 @@ class Hops:
         steps = span.times[:, STEP] / 1e6
         more = np.diff(late, prepend=late[0] if self._late is None else self._late)
         self._late = int(late[-1])
+        steps[more > 0] = np.maximum(steps[more > 0], self._deadline)  # a bridge is quick, and what it stands for was not
         bins = np.floor(PER_OCTAVE * (np.log2(np.maximum(steps, 1e-6) / self._deadline) + OCTAVES_BELOW)).astype(int)
         bins = np.clip(bins, 0, BINS - 1)
         for which in np.unique(at):
@@ -107,6 +108,6 @@ class Hops:
         return self.seconds[-1]
 
     def histogram(self, now: float) -> list[int]:
-        """Hops of the last `RECENT` seconds by the time they took, `[shape=(BINS,)]`; 3 in 4 bins are below the deadline."""
+        """Hops of the last `RECENT` seconds by the time they took, `[shape=(BINS,)]`; late ones at the deadline or above it."""
         recent = [second.counts for second in self.seconds if second.at > now - RECENT]
         return [int(count) for count in np.sum(recent, axis=0)] if recent else [0] * BINS

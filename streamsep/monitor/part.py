@@ -30,7 +30,7 @@ from ..osc.ticker import Ticker
 from . import facts
 from .hops import Hops, Second
 from .page import Page
-from .spectra import Spectra
+from .spectra import Spectra, count
 
 if TYPE_CHECKING:
     from ..osc.server import OscServer
@@ -54,7 +54,7 @@ class Monitor:
         self._config = config
         self._files = {path.name: path.read_text(encoding="utf-8") for path in STATIC.iterdir() if path.suffix in TYPES}
         self._pages: dict[Page, web.WebSocketResponse] = {}
-        self._counts = {"monitor_refused": 0, "monitor_malformed": 0, "monitor_lost": 0}
+        self._counts = {"monitor_refused": 0, "monitor_malformed": 0, "monitor_lost": 0, "monitor_columns": 0}
         self._hops: Hops | None = None
         self._asking: asyncio.Task[None] | None = None  # for the devices
 
@@ -67,8 +67,7 @@ class Monitor:
     def counts(self) -> dict[str, int]:
         """Pages that are open, refused for their token or number; messages that were none; what slow pages lost; columns."""
         lost = self._counts["monitor_lost"] + sum(page.fleeting.lost for page in list(self._pages))
-        columns = self._spectra.sent if hasattr(self, "_spectra") else 0
-        return self._counts | {"monitor_lost": lost, "monitor_pages": len(self._pages), "monitor_columns": columns}
+        return self._counts | {"monitor_lost": lost, "monitor_pages": len(self._pages)}
 
     def __call__(self, application: web.Application, server: OscServer) -> None:
         """Add the routes to `application`."""
@@ -196,6 +195,7 @@ class Monitor:
             self._spectra.stop()
 
     def _show(self, data: bytes) -> None:
+        self._counts["monitor_columns"] += count(data)
         for page in self._lookers:
             page.show(data)
 

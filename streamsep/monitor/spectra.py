@@ -103,7 +103,7 @@ class Spectra:
     """
 
     def __init__(self, separator: Separator, rings: Rings, deliver: Callable[[bytes], None]) -> None:
-        self.sent = 0  # columns
+        self._sent = 0  # columns
         self._deliver = deliver
         self._of = separator, rings
         self._busy = threading.Lock()
@@ -143,14 +143,19 @@ class Spectra:
                 self._analysis = self._analysis or Analysis(*self._of)
                 columns = self._analysis.due()
             if columns:
-                self._deliver(message(self.sent, columns))
-                self.sent += len(columns)
+                self._deliver(message(self._sent, columns))
+                self._sent += len(columns)
 
 
 def message(number: int, columns: list[NDArray[np.uint8]]) -> bytes:
     """Columns that follow each other, the first of this `number`, as the pages get them."""
     signals, rows = columns[0].shape
     return _HEAD.pack(COLUMNS, signals, rows, len(columns), number % 2**32) + b"".join(c.tobytes() for c in columns)
+
+
+def count(data: bytes) -> int:
+    """How many columns a message holds."""
+    return data[3]
 
 
 def axis(sample_rate: int) -> dict[str, float]:

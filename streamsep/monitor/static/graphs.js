@@ -63,7 +63,7 @@ export class Histogram {
     context.fillText("ms", width, height - 2);
     const late = counts.slice(due).reduce((sum, n) => sum + n, 0);
     const all = counts.reduce((sum, n) => sum + n, 0);
-    this._canvas.setAttribute("aria-label", `${count(all, "hop")} in the last minute, ${late} took longer than the deadline`);
+    this._canvas.setAttribute("aria-label", `${count(all, "hop")} in the last minute, ${late} late or longer than the deadline`);
   }
 }
 

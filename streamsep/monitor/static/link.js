@@ -66,7 +66,7 @@ export class Link {
       this.open = true;
       this._pause = AGAIN[0];
       this._last.clear();
-      this._tell("open");
+      this.tell("open");
       this.send("/notify", "i", 2);
       this.send("/meters/subscribe", "f", METERS);
       this._tellLooks();
@@ -74,7 +74,7 @@ export class Link {
     socket.onmessage = ({ data }) => this._take(data);
     socket.onclose = () => {
       this.open = false;
-      this._tell("gone");
+      this.tell("gone");
       setTimeout(() => this.connect(), this._pause);
       this._pause = Math.min(2 * this._pause, AGAIN[1]);
     };
@@ -84,13 +84,14 @@ export class Link {
     if (this.open) this._socket.send(JSON.stringify({ looks: !document.hidden }));
   }
 
-  _tell(kind, facts) {
+  /** Facts of one kind, for all who hear them. */
+  tell(kind, facts) {
     for (const hear of this._facts.get(kind) ?? []) hear(facts);
   }
 
   _take(data) {
     if (typeof data === "string") {
-      for (const [kind, facts] of Object.entries(JSON.parse(data))) this._tell(kind, facts);
+      for (const [kind, facts] of Object.entries(JSON.parse(data))) this.tell(kind, facts);
       return;
     }
     const head = new Uint8Array(data, 0, 4);

@@ -202,4 +202,4 @@ matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => tim
 link.connect();
 requestAnimationFrame(draw);
 
-export { link, listener, mixer };
+export { facts, link, listener, mixer };
