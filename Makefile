@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What the tests drive for real: sound servers, PortAudio, OSC clients.
 APT := python3-venv libportaudio2 libasound2-plugins jackd2 pipewire pipewire-jack pulseaudio pulseaudio-utils liblo-tools \
-       puredata-core supercollider-language supercollider-server
+       puredata-core supercollider-language supercollider-server chromium
 
-.PHONY: demo test lint bench docs pictures song clean
+.PHONY: demo test lint bench docs pictures screenshots song clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o demo
@@ -30,6 +30,11 @@ docs: $(VENV)/.dev
 # The pictures of README and documentation, made again from what is heard and measured.
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
+
+# The pictures of the monitor page, taken by a real browser of a real daemon.
+screenshots: $(VENV)/.dev
+	PYTHON="$(PYTHON)" ./.ci/system-packages chromium
+	$(BIN)/python bench/screenshots.py
 
 # Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.
 song: $(VENV)/.dev

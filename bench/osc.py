@@ -124,7 +124,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def daemon(seconds: float) -> Iterator[tuple[int, int]]:
+def daemon(seconds: float, *settings: str) -> Iterator[tuple[int, int]]:
     """A daemon that plays the bundled song, again and again, for `seconds` at most: its OSC port and process id."""
     stems = [soundfile.read(path, dtype="float32", always_2d=True) for path in demo.STEMS.values()]
     song, rate = sum(x for x, _ in stems), stems[0][1]
@@ -134,9 +134,14 @@ def daemon(seconds: float) -> Iterator[tuple[int, int]]:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
         free.close()
-        command = [sys.executable, "-m", "streamsep", "run", "--input", f"file:{path}", "--output", "none"]
+        command = [sys.executable, "-m", "streamsep", "run", "--input", f"file:{path.name}", "--output", "none"]
         process = subprocess.Popen(
-            [*command, "--osc-port", str(port), "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--osc-port", str(port), "--json", *settings],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stderr
         try:

@@ -62,6 +62,12 @@ def osc() -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def monitor() -> str:
+    """bench/monitor.py: three stretches of two minutes."""
+    command = [sys.executable, "bench/monitor.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def quality() -> str:
     """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
     tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
@@ -153,6 +159,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "bench": ("A hop, stage by stage", bench),
     "speed": ("Beside the GIL", speed),
     "osc": ("OSC", osc),
+    "monitor": ("The monitor page", monitor),
     "quality": ("Quality", quality),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named

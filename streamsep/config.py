@@ -36,8 +36,15 @@ class Config(BaseModel):
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
     osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
     osc_tcp_port: int | None = Field(None, ge=0, le=65535, description="its TCP port; 0: any free one [default: no TCP]")
-    http: int | None = Field(None, ge=0, le=65535, description="port for OSCQuery; 0: any free one [default: no HTTP]")
+    http: int | None = Field(
+        None, ge=0, le=65535, description="port for the monitor page and OSCQuery; 0: any free one [default: no HTTP]"
+    )
     http_host: str = Field("127.0.0.1", min_length=1, description="address the HTTP port is opened at")
+    http_token: str | None = Field(
+        None,
+        pattern=r"^[\w.~-]{16,}$",
+        description="token in the page's URL [default: none on the loopback, else a new one]",
+    )
     advertise: bool = Field(False, description="announce by zeroconf to other machines, too; --http alone does to this one")
     osc_allow: str | list[str] = Field(
         "", validate_default=True, description="other machines that may speak OSC: addresses or networks, commas between"

@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from .bands import LOWEST, WINDOW, log_bands
 from .soundfiles import Reader, replacing
 
 COLUMNS = 1200
 ROWS = 320
-LOWEST = 50.0  # Hz
-WINDOW = 0.064  # seconds: the network's own frequency resolution
 FRAMES_PER_COLUMN = 6  # of a long sound; more would cost time and change little
 RANGE_DB = 80.0
 FLOOR = 1e-12  # power of digital silence, -120 dB
@@ -34,20 +33,6 @@ Blocks = Iterable[NDArray[np.float32]]
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
-
-
-def log_bands(n_fft: int, sample_rate: int) -> NDArray[np.float32]:
-    """Weights `[shape=(ROWS, n_bins)]` from power by bin to power by row, rows spaced evenly in log frequency.
-
-    A row is a triangle as wide as its spacing or as one bin, whichever is more: the low rows interpolate between bins, the
-    high rows average over several.
-    """
-    edges = np.geomspace(LOWEST, sample_rate / 2, ROWS + 1)
-    centre = np.sqrt(edges[:-1] * edges[1:])[:, None]
-    bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
-    width = np.maximum(np.diff(edges), bins[1])[:, None]
-    weights = np.maximum(0, 1 - np.abs(bins - centre) / width)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def spectrogram(blocks: Blocks, frames: int, sample_rate: int) -> NDArray[np.float32]:
@@ -73,7 +58,7 @@ def spectrogram(blocks: Blocks, frames: int, sample_rate: int) -> NDArray[np.flo
         inside = column < columns
         np.add.at(total, column[inside], power[inside])
         np.add.at(count, column[inside], 1)
-    rows = log_bands(n_fft, sample_rate) @ (total / np.maximum(count, 1)[:, None]).T
+    rows = log_bands(n_fft, sample_rate, ROWS) @ (total / np.maximum(count, 1)[:, None]).T
     return 10 * np.log10(rows + np.float32(FLOOR))
 
 

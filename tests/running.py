@@ -24,9 +24,10 @@ main(sys.argv[1:])
 """
 
 
-def start_daemon(*arguments, hogged=False):
-    """(process, what it said until OSC was there). With `--json` its report is what it prints."""
-    program = ["-c", HOGGED] if hogged else ["-m", "streamsep"]
+def start_daemon(*arguments, hogged=False, code=""):
+    """(process, what it said until OSC was there); `code` runs in its place. With `--json` its report is what it prints."""
+    code = HOGGED if hogged else code
+    program = ["-c", code] if code else ["-m", "streamsep"]
     command = [sys.executable, *program, "run", "--osc-port", "0", "--json", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     started.append(process)

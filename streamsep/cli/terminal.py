@@ -43,6 +43,7 @@ def announcement(setup: Mapping[str, Any]) -> list[str]:
         f"latency {parts['algorithmic']:.1f} ms algorithmic + {parts['buffering']:.1f} buffering "
         f"+ {parts['device']:.1f} device = {parts['total']:.1f} ms",
         f"recording to {setup['recording']}" if setup["recording"] else "",
+        f"monitor page: {setup['monitor']}" if "monitor" in setup else "",
         f"OSC on {setup['osc']} (UDP){tcp}{http}; Ctrl-C ends",
     )
     return [line for line in lines if line]

@@ -23,10 +23,11 @@ def services(config: Config) -> list[Service]:
         tcp = TcpServer(config.osc_host, config.osc_tcp_port)
         found.append(tcp)
     if config.http is not None:
+        from ..monitor.part import Monitor
         from .query import OscQuery
         from .web import HttpServer
 
-        http = HttpServer(config.http_host, config.http, [OscQuery()])
+        http = HttpServer(config.http_host, config.http, [Monitor(config), OscQuery()])
         found.append(http)
     if http is not None or config.advertise:
         from .discovery import Discovery

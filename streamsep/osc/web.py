@@ -1,7 +1,8 @@
 """The HTTP port: one aiohttp application in the OSC server's loop, made of parts that other modules bring.
 
 A part is a function `part(application, server)` that adds routes and whatever they need; the first that has a route for a path
-gets it. OSCQuery, which answers to every path, comes last (`query.py`); a page of controls would come before it.
+gets it. OSCQuery, which answers to every path, comes last (`query.py`), the monitor page (`streamsep.monitor`) before it. A
+part may have `counts` of its own, and `pages` for people: paths by name.
 
 What a browser can be talked into is kept out here, for all parts: a request must name this machine in its Host header, or a web
 page could reach the loopback through a name of its own that it lets point there (DNS rebinding); and one that comes from a web
@@ -88,8 +89,12 @@ class HttpServer:
 
     @property
     def place(self) -> dict[str, str]:
-        """Where it is to be found, for people."""
-        return {"http": f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"}
+        """Where it and its parts are to be found, for people."""
+        found = {"http": f"http://{_bracketed(self.host)}:{self.port}/"}
+        for part in self._parts:
+            for name, path in getattr(part, "pages", {}).items():
+                found[name] = f"http://{_bracketed(reachable(self.host))}:{self.port}{path}"
+        return found
 
     async def start(self, server: OscServer) -> None:
         """Begin to answer; ListenError if the port cannot be had."""
@@ -210,6 +215,20 @@ class HttpServer:
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(name).is_loopback
         return name == "localhost"
+
+
+def reachable(host: str) -> str:
+    """An address at which others reach what listens on `host`: for all addresses, the one that leads out of this machine."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # reserved for documentation; a UDP socket sends nothing to connect
+        return str(probe.getsockname()[0])
+    return local_name()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def remote(request: web.Request) -> str:
