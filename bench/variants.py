@@ -11,8 +11,8 @@ milliseconds before the hop is due:
     touch           reads all memory that making the session took (its weights, packed for the kernels, lie in there)
     dry run         a step with a state of its own, whose result is thrown away
     dry run + spin  the same, and awake from there on
-    no packing, own allocator, every option   the session made otherwise
-    huge pages      the same process again with glibc's allocator on transparent huge pages (Linux, glibc 2.35 or newer)
+    no packing, own allocator       the session made with these options
+    huge pages      the memory that making the session took is put on pages of 2 MB (MADV_COLLAPSE, Linux 6.1 or newer)
 
 Paced at 8 ms. `here`: as this machine leaves the caches between hops. `swept`: a buffer larger than the last cache is read
 after each step (at 32 ms), as if neighbours took all of it. The variants take turns, `--rounds` times, some hops each: read
@@ -23,11 +23,10 @@ weights.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
-import os
-import subprocess
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,12 +44,13 @@ from streamsep.benchmark.weights import weights
 SPIN, POLL, DRY, TOUCH = 1, 2, 4, 8
 HOP, SWEPT_HOP = 8_000_000, 32_000_000  # ns
 SPIN_FOR = 300_000  # ns
-LEAD = {DRY: 3.0, TOUCH: 3.0}  # begin so many plain steps before the hop is due
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+LEAD = 1.5  # a dry run, or touching, begins so many plain steps before the hop is due
+HUGE, COLLAPSE = 2 << 20, 25  # bytes of a huge page; MADV_COLLAPSE
 SESSIONS: dict[str, dict[str, str]] = {
     "": {},
     "no packing": {"session.disable_prepacking": "1"},
     "own allocator": {"session.use_device_allocator_for_initializers": "1"},
+    "huge pages": {},
 }
 VARIANTS: dict[str, tuple[int, str]] = {
     "plain": (0, ""),
@@ -62,6 +62,8 @@ VARIANTS: dict[str, tuple[int, str]] = {
     "dry run + spin": (DRY | SPIN, ""),
     "no packing": (0, "no packing"),
     "own allocator": (0, "own allocator"),
+    "huge pages": (0, "huge pages"),
+    "huge pages, dry run + spin": (DRY | SPIN, "huge pages"),
 }
 
 
@@ -155,6 +157,16 @@ def open_network(loaded: model.Model, options: dict[str, str]) -> Network:
     return Network(network, dry, keep, places)
 
 
+def collapse(places: NDArray[np.int64]) -> int:
+    """Put what lies in whole huge pages of `places` on such; bytes that the system did it for."""
+    libc, done = ctypes.CDLL(None), 0
+    for begin, size in places:
+        first, last = -(-int(begin) // HUGE) * HUGE, (int(begin) + int(size)) // HUGE * HUGE
+        if last > first and libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), COLLAPSE) == 0:
+            done += last - first
+    return done
+
+
 def _memory() -> dict[int, int]:
     """This process's anonymous writable memory: where it begins, where it ends."""
     found = {}
@@ -201,6 +213,7 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_network(name, Path(folder))
         networks = {key: open_network(loaded, options) for key, options in SESSIONS.items()}
+        collapsed = collapse(networks["huge pages"].places)
         floor = Floor(weights(loaded.path).bytes, HOP)
     floor.measure()
     swept = np.ones(3 * machine.last_cache_bytes() // 8, np.int64)
@@ -214,15 +227,15 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
             for variant, (kind, key) in VARIANTS.items():
                 times, spent = np.zeros((2, max(10, hops * HOP // period // rounds)), np.int64)
                 n = networks[key]
-                lead = int(max((LEAD[part] for part in LEAD if kind & part), default=0) * plain) + SPIN_FOR
+                lead = int(LEAD * plain)
                 arguments = (n.network.compiled, n.dry, n.places, mags, n.network.mag[0, 0], others, clock, times, spent)
-                in_realtime_thread(lambda stop, a=arguments, k=kind, w=lead, p=period: run(k, w, p, *a, stop))
+                in_realtime_thread(partial(run, kind, lead, period, *arguments))
                 got[variant].append(np.array([times, spent]))
         for variant, parts in got.items():
             times, spent = np.concatenate(parts, axis=1)
             found.setdefault(variant, {})[place] = {"step_ms": figures(times / 1e6), "work_ms": figures(spent / 1e6)}
     floor.measure()
-    return {"network": name, "floor_ms": floor.ms(), "floor_bytes": floor.bytes, "variants": found}
+    return {"network": name, "floor_ms": floor.ms(), "floor_bytes": floor.bytes, "collapsed": collapsed, "variants": found}
 
 
 def _typical(n: Network, mags: NDArray[np.float32], clock: native.Clock) -> float:
@@ -231,44 +244,32 @@ def _typical(n: Network, mags: NDArray[np.float32], clock: native.Clock) -> floa
     nothing = np.zeros(0, np.int64)
     for kind in (0, DRY, TOUCH | SPIN):
         fixed = (n.network.compiled, n.dry, n.places, mags, n.network.mag[0, 0], nothing, clock, times, spent)
-        in_realtime_thread(lambda stop, a=fixed, k=kind: run(k, SPIN_FOR, HOP, *a, stop))
+        in_realtime_thread(partial(run, kind, SPIN_FOR, HOP, *fixed))
     return float(np.median(times))
 
 
-def markdown(reports: dict[str, dict[str, Any]]) -> str:
-    """The table for people: `reports` by what the process was ("", "huge pages")."""
-    first = next(iter(reports.values()))
-    floor = first["floor_ms"]
+def markdown(report: dict[str, Any]) -> str:
+    """The table for people."""
+    floor, base = report["floor_ms"], report["variants"]["plain"]
     lines = [
-        f"Network {first['network']}, weights {first['floor_bytes'] / 1e6:.1f} MB, memory floor warm {floor['warm']:.3f}, "
+        f"`bench/variants.py`, network {report['network']}, weights {report['floor_bytes'] / 1e6:.1f} MB, of its memory "
+        f"{report['collapsed'] / 1e6:.1f} MB could be put on huge pages; memory floor warm {floor['warm']:.3f}, "
         f"cold {floor['cold']:.3f} ms.",
         "",
         "| variant | here p50 / p99 ms | to plain | over the cold floor | work p50 ms | swept p50 / p99 ms | to plain |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = first["variants"]["plain"]
-    for process, report in reports.items():
-        for variant, r in report["variants"].items():
-            here, swept = (r[place]["step_ms"] for place in ("here", "swept"))
-            ratios = [
-                f"{s['p50'] / base[place]['step_ms']['p50']:.2f} / {s['p99'] / base[place]['step_ms']['p99']:.2f}"
-                for place, s in (("here", here), ("swept", swept))
-            ]
-            label = f"{variant}, {process}" if process else variant
-            lines.append(
-                f"| {label} | {here['p50']:.3f} / {here['p99']:.3f} | {ratios[0]} "
-                f"| {here['p50'] / report['floor_ms']['cold']:.2f} | {r['here']['work_ms']['p50']:.3f} "
-                f"| {swept['p50']:.3f} / {swept['p99']:.3f} | {ratios[1]} |"
-            )
+    for variant, r in report["variants"].items():
+        here, swept = (r[place]["step_ms"] for place in ("here", "swept"))
+        ratios = [
+            f"{s['p50'] / base[place]['step_ms']['p50']:.2f} / {s['p99'] / base[place]['step_ms']['p99']:.2f}"
+            for place, s in (("here", here), ("swept", swept))
+        ]
+        lines.append(
+            f"| {variant} | {here['p50']:.3f} / {here['p99']:.3f} | {ratios[0]} | {here['p50'] / floor['cold']:.2f} "
+            f"| {r['here']['work_ms']['p50']:.3f} | {swept['p50']:.3f} / {swept['p99']:.3f} | {ratios[1]} |"
+        )
     return "\n".join(lines)
-
-
-def again_with_huge_pages(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The same in a process of its own with huge pages."""
-    command = [sys.executable, __file__, "--network", arguments.network, "--hops", str(arguments.hops), "--json", "--alone"]
-    command += ["--rounds", str(arguments.rounds)]
-    done = subprocess.run(command, env=os.environ | HUGE_PAGES, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)[""]
 
 
 def main() -> None:
@@ -278,13 +279,10 @@ def main() -> None:
     p.add_argument("--network", default="live", help="(%(default)s)")
     p.add_argument("--hops", type=int, default=500, help="of each variant (%(default)s)")
     p.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
-    p.add_argument("--alone", action="store_true", help="without the process with huge pages")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = p.parse_args()
-    reports = {"": measure(arguments.network, arguments.hops, arguments.rounds)}
-    if not arguments.alone and sys.platform == "linux":
-        reports["huge pages"] = again_with_huge_pages(arguments)
-    print(json.dumps(reports, indent=1) if arguments.json else markdown(reports))
+    report = measure(arguments.network, arguments.hops, arguments.rounds)
+    print(json.dumps(report, indent=1) if arguments.json else markdown(report))
 
 
 if __name__ == "__main__":
