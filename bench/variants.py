@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import multiprocessing
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -190,22 +191,30 @@ def load_network(name: str, folder: Path) -> model.Model:
     size, _, precision = name.partition(":")
     if precision not in ("int8", "fp32") or "x" not in size:
         return model.load(name)
+    layers, hidden = map(int, size.split("x"))
+    path = folder / f"{layers}x{hidden}.onnx"
+    # Elsewhere: what PyTorch leaves behind in this process' memory would be used again for the session (see `places`).
+    maker = multiprocessing.get_context("spawn").Process(target=make_network, args=(path, layers, hidden, precision))
+    maker.start()
+    maker.join()
+    return model.load(path)
+
+
+def make_network(path: Path, layers: int, hidden: int, precision: str) -> None:
+    """A model file with random weights."""
     import onnx
     import torch
 
     from export.exporter import write
     from train.model import MaskLSTM
 
-    layers, hidden = map(int, size.split("x"))
     torch.manual_seed(0)
     shipped = model.load("live").contract
-    path = folder / f"{layers}x{hidden}.onnx"
     write(MaskLSTM(shipped.n_bins, hidden, layers, len(shipped.sources)).eval(), path, precision)  # type: ignore[arg-type]
-    contract = shipped.model_copy(update={"layers": layers, "hidden": hidden, "precision": precision, "name": size})
+    changes = {"layers": layers, "hidden": hidden, "precision": precision, "name": f"{layers}x{hidden}"}
     graph = onnx.load(path)
-    onnx.helper.set_model_props(graph, {model.METADATA_KEY: contract.model_dump_json()})
+    onnx.helper.set_model_props(graph, {model.METADATA_KEY: shipped.model_copy(update=changes).model_dump_json()})
     onnx.save(graph, path)
-    return model.load(path)
 
 
 def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
