@@ -35,34 +35,38 @@ MODES = ("back_to_back", "paced")
 INSTALL_SECONDS, RUN_SECONDS = 1800, 600
 
 
-def environment() -> dict[str, str]:
-    """Make the peers' environment if it is not what bench/peers.txt says; why some lines could not be installed."""
-    stamp = PLACE / "installed.json"
-    wanted = LIST.read_text()
-    if stamp.exists() and (done := json.loads(stamp.read_text()))["list"] == wanted:
-        return done["failed"]
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(PLACE)], check=True)
-    failed = {}
-    for line in wanted.splitlines():
-        if line and not line.startswith("#"):
-            print(f"peers: installing {line}", file=sys.stderr)
-            if reason := _install(line):
-                failed[line] = reason
-    stamp.write_text(json.dumps({"list": wanted, "failed": failed}))
-    return failed
+def requirements() -> dict[str, list[str]]:
+    """What bench/peers.txt asks for, and the peers that need it."""
+    lines = (line.partition("#") for line in LIST.read_text().splitlines())
+    return {package.strip(): [name.strip() for name in names.split(",")] for package, _, names in lines if package.strip()}
 
 
-def _install(requirement: str) -> str:
+def environment(names: list[str], place: Path) -> dict[str, str]:
+    """Install what the peers `names` need and is not there; of those lines that could not be installed, why."""
+    stamp = place / "installed.json"
+    done: dict[str, str] = json.loads(stamp.read_text()) if stamp.exists() else {}
+    wanted = [package for package, users in requirements().items() if set(users) & set(names)]
+    if wanted and not stamp.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+    for package in wanted:
+        if done.get(package) != "":  # what failed before is tried again
+            print(f"peers: installing {package}", file=sys.stderr)
+            done[package] = _install(package, place)
+            stamp.write_text(json.dumps(done))
+    return {package: done[package] for package in wanted if done[package]}
+
+
+def _install(requirement: str, place: Path) -> str:
     """Install it; "" or pip's last word."""
-    command = [str(PLACE / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+    command = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     return (errors or done.stderr.splitlines() or ["pip failed"])[-1] if done.returncode else ""
 
 
-def run(name: str, songs: Path, blocks: int) -> dict[str, Any]:
+def run(name: str, songs: Path, blocks: int, place: Path) -> dict[str, Any]:
     """One process: what bench/peer.py prints, or why it prints nothing as `failed`."""
-    python = sys.executable if name == "streamsep" else str(PLACE / "bin" / "python")
+    python = sys.executable if name == "streamsep" else str(place / "bin" / "python")
     path = {"PYTHONPATH": str(ROOT)} if name == "streamsep" else {}
     command = [python, "-W", "ignore", "bench/peer.py", name, str(songs), "--blocks", str(blocks)]
     try:
@@ -76,9 +80,9 @@ def run(name: str, songs: Path, blocks: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(names: list[str], blocks: int, rounds: int) -> dict[str, Any]:
+def measure(names: list[str], blocks: int, rounds: int, place: Path = PLACE) -> dict[str, Any]:
     """All peers in turn; figures in ms over the blocks of all rounds."""
-    failed = environment()
+    failed = environment(names, place)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for rate in RATES:
@@ -87,7 +91,7 @@ def measure(names: list[str], blocks: int, rounds: int) -> dict[str, Any]:
             for name in names:
                 if not any("failed" in done for done in runs[name]):
                     print(f"peers: {name}, round {turn + 1} of {rounds}", file=sys.stderr)
-                    runs[name].append(run(name, Path(folder), blocks))
+                    runs[name].append(run(name, Path(folder), blocks, place))
     return {
         "peers": {name: summary(done) for name, done in runs.items()},
         "not_installed": failed,
@@ -124,7 +128,7 @@ def markdown(report: dict[str, Any]) -> str:
     priority = "real-time" if m["realtime"] else "ordinary"
     lines = [
         f"`bench/peers.py`, {m['cpu']}, {m['cores']} cores, {priority} priority, one thread; {report['rounds']} rounds of",
-        f"{report['blocks']} blocks, each program's own block, called from Python. Paced: one block when it is due, asleep between.",
+        f"{report['blocks']} blocks, each program's own, called from Python. Paced: one block when it is due, asleep between.",
         "The programs' tasks differ, and random weights show speed only.",
         "",
         "| program | what it does | parameters | hop / latency ms | back to back p50 / p99 ms | paced p50 / p99 / p99.9 ms "
@@ -158,9 +162,10 @@ def main() -> None:
     p.add_argument("--blocks", type=int, default=1000, help="of each round and way (%(default)s)")
     p.add_argument("--rounds", type=int, default=2, help="(%(default)s)")
     p.add_argument("--only", action="append", choices=PEERS, help="may be given again")
+    p.add_argument("--place", type=Path, default=PLACE, help="of the peers' environment (.venv-peers)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = p.parse_args()
-    report = measure(arguments.only or list(PEERS), arguments.blocks, arguments.rounds)
+    report = measure(arguments.only or list(PEERS), arguments.blocks, arguments.rounds, arguments.place)
     print(json.dumps(report, indent=1) if arguments.json else markdown(report))
 
 

@@ -3,6 +3,7 @@
     python bench/results.py            all of it (about ten minutes on two cores)
     python bench/results.py speed      one section; the others stay as they are
     python bench/results.py peers      other programs beside this one; installs them (about 1.5 GB) the first time
+    python bench/results.py variants   ways to have a step start warm (five minutes)
     python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
@@ -27,10 +28,12 @@ import peers  # type: ignore[import-not-found]
 import reopen  # type: ignore[import-not-found]
 import soak  # type: ignore[import-not-found]
 import stages  # type: ignore[import-not-found]
+import variants  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "RESULTS.md"
 DATA = ROOT.parent / "shared" / "data"
+NETWORKS = ("live", "3x1000:int8", "3x1000:fp32")
 LEVELS, RATES = (-40, -20, 0), (16_000, 44_100, 48_000)
 
 
@@ -54,6 +57,11 @@ def bench() -> str:
 def against_peers() -> str:
     """bench/peers.py."""
     return peers.markdown(call("bench/peers.py"))
+
+
+def warm_steps() -> str:
+    """bench/variants.py on the shipped network, and on one of 3 x 1000 in both precisions."""
+    return "\n\n".join(variants.markdown(call("bench/variants.py", "--network", network)) for network in NETWORKS)
 
 
 def osc() -> str:
@@ -164,6 +172,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "peers": ("Beside other programs", against_peers),
+    "variants": ("Steps that start warm", warm_steps),
     "live": ("Live for hours", lambda: live(30, [])),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),

@@ -24,7 +24,6 @@ from .machine import last_cache_bytes
 from .threads import in_realtime_thread, nothing
 
 WARM, COLD = 400, 60  # readings
-GAP = 2_000_000  # ns of sleep between sweeping the caches and reading
 MOST_SWEPT = 1 << 30  # bytes
 READ_AT_MOST = 16 << 30  # bytes in all the warm readings: large models are read less often
 
@@ -67,10 +66,10 @@ def read_cold(words, others, clock, gap, times, stop):  # type: ignore[no-untype
 
 
 class Floor:
-    """The floor of `size` bytes of weights; every call of `measure` adds readings."""
+    """The floor of `size` bytes of weights, cold after `gap` ns of sleep; every call of `measure` adds readings."""
 
-    def __init__(self, size: int) -> None:
-        self.bytes = size
+    def __init__(self, size: int, gap: int) -> None:
+        self.bytes, self._gap = size, gap
         self._words = np.ones(max(1, size // 8), np.int64)
         self._warm: list[NDArray[np.int64]] = []
         self._cold: list[NDArray[np.int64]] = []
@@ -84,7 +83,7 @@ class Floor:
 
         def readings(stop: NDArray[np.int64]) -> None:
             read_warm(self._words, clock, warm, stop)
-            read_cold(self._words, others, clock, GAP, cold, stop)
+            read_cold(self._words, others, clock, self._gap, cold, stop)
 
         in_realtime_thread(readings, tick)
         self._warm.append(warm)

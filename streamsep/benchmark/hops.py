@@ -10,6 +10,7 @@ Time stamps go into an array that was made before; nothing is allocated, and Pyt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -116,7 +117,7 @@ def measure(
 def figures(ms: NDArray[np.float64]) -> dict[str, float]:
     """p50, p99, p99.9, maximum and mean of times, ms: the least that so many percent of them do not exceed."""
     ranked = np.sort(ms)
-    places = {q: max(0, int(np.ceil(q / 100 * len(ranked))) - 1) for q in (50, 99, 99.9)}
+    places = {q: max(0, math.ceil(len(ranked) * q / 100) - 1) for q in (50, 99, 99.9)}
     found = {f"p{q:g}": float(ranked[place]) for q, place in places.items()}
     found |= {"max": float(ranked[-1]), "mean": float(ranked.mean())}
     return {name: round(value, 5) for name, value in found.items()}

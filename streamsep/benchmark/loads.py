@@ -1,6 +1,6 @@
 """What can be busy beside a measurement: a Python thread that hogs the GIL, or one process a core that computes.
 
-Run as a script it is such a process, and ends when whoever started it does.
+Run as a script with the number of the process that starts it, it is such a process, and ends when that one does.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _thread(spent: dict[str, float]) -> Iterator[dict[str, float]]:
 def _processes(spent: dict[str, float]) -> Iterator[dict[str, float]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     before = os.times()
-    children = [subprocess.Popen([sys.executable, str(Path(__file__))]) for _ in range(cores)]
+    children = [subprocess.Popen(command()) for _ in range(cores)]
     try:
         yield spent
     finally:
@@ -69,6 +69,10 @@ def _processes(spent: dict[str, float]) -> Iterator[dict[str, float]]:
         spent["cpu_s"] = round(after.children_user + after.children_system - before.children_user - before.children_system, 2)
 
 
+def command() -> list[str]:
+    """What starts a busy process that ends when this one does."""
+    return [sys.executable, str(Path(__file__)), str(os.getpid())]
+
+
 if __name__ == "__main__":
-    parent = os.getppid()
-    hog(lambda: os.getppid() == parent)
+    hog(lambda: os.getppid() == int(sys.argv[1]))

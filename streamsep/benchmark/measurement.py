@@ -78,7 +78,7 @@ class Measurement(NamedTuple):
         stages = {name: figures(ms) for name, ms in self.times.stages().items()}
         floor, step = self.floor.ms(), stages["network"]
         loop = figures(self.back_to_back.between(*hops.STAGES["network"]))
-        live = self.handover
+        live, on_cpu = self.handover, self.provider == "cpu"  # a GPU reads the weights from a memory of its own
         return {
             **self.settings.as_dict(),
             "model": self._model(),
@@ -98,11 +98,11 @@ class Measurement(NamedTuple):
             "floor_ms": floor,
             "floor_bytes": self.floor.bytes,
             "floor_gb_s": self.floor.bandwidth(),
-            "floor_ratio": _ratio(step["p50"], floor["cold"]) if self.settings.paced else None,
+            "floor_ratio": _ratio(step["p50"], floor["cold"]) if self.settings.paced and on_cpu else None,
             "back_to_back": {
                 "step_ms": loop,
                 "hop_ms": figures(self.back_to_back.hop()),
-                "floor_ratio_warm": _ratio(loop["p50"], floor["warm"]),
+                "floor_ratio_warm": _ratio(loop["p50"], floor["warm"]) if on_cpu else None,
             },
             "live": {
                 "hops": len(live.work),

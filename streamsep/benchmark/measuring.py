@@ -47,7 +47,7 @@ def measure(settings: Settings, tick: Callable[[float], None] = lambda share: No
     hops.measure(separator, sound, WARM_UP, paced=False)
     ticker = Ticker(expected_seconds(settings, separator), tick)
     counted = weights(loaded.path)
-    floor = Floor(counted.bytes)
+    floor = Floor(counted.bytes, 1_000_000_000 * separator.geometry.hop_length // settings.sample_rate)
     many = Streams(loaded, settings.sample_rate, settings.provider, sound)
     with loads.beside(settings.load) as spent:
         floor.measure(ticker)

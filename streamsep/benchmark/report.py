@@ -105,14 +105,15 @@ def _setting(r: dict[str, Any]) -> str:
 
 
 def _cards(r: dict[str, Any]) -> str:
-    ratio = r["floor_ratio"] if r["floor_ratio"] is not None else r["back_to_back"]["floor_ratio_warm"]
+    kind, ratio = ("cold", r["floor_ratio"]) if r["floor_ratio"] else ("warm", r["back_to_back"]["floor_ratio_warm"])
+    floor = ((f"{ratio:.2f} ×", f"the {kind} memory floor"),) if ratio else ()
     many = ((str(r["streams"]["measured"]), "streams"),) if r["streams"] else ()
     cards = (
         *many,
         (f"{r['hop_ms']['p50']:.2f} ms", "a hop, median"),
         (f"{r['hop_ms']['p99']:.2f} ms", "a hop, p99"),
         (f"{100 * r['real_time_factor']:.1f} %", "of real time, one core"),
-        (f"{ratio:.2f} ×", f"the {'cold' if r['floor_ratio'] is not None else 'warm'} memory floor"),
+        *floor,
         (f"{r['latency_ms']['total']:g} ms", "latency, sound card apart"),
     )
     return "".join(f"<div class=card><b>{escape(figure)}</b><span>{escape(text)}</span></div>" for figure, text in cards)
@@ -182,15 +183,15 @@ def _stages(r: dict[str, Any]) -> str:
 
 def _floor(r: dict[str, Any]) -> str:
     ms, speed, loop = r["floor_ms"], r["floor_gb_s"], r["back_to_back"]
-    paced = f"{r['step_ms']['p50']:.3f}" if r["floor_ratio"] is not None else "not run"
-    ratio = f"{r['floor_ratio']:.2f}" if r["floor_ratio"] is not None else ""
+    paced = f"{r['step_ms']['p50']:.3f} (paced)" if r["mode"] == "paced" else "not run"
+    cold, warm = ("" if ratio is None else f"{ratio:.2f}" for ratio in (r["floor_ratio"], loop["floor_ratio_warm"]))
     return (
         "<table><thead><tr><th></th><th>reading the weights, ms</th><th>GB/s</th><th>network step, median ms</th>"
         "<th>times the floor</th></tr></thead><tbody>"
-        f"<tr><th>cold: as a daemon finds them</th><td>{ms['cold']:.3f}</td><td>{speed['cold']:g}</td><td>{paced} (paced)</td>"
-        f"<td>{ratio}</td></tr>"
+        f"<tr><th>cold: as a daemon finds them</th><td>{ms['cold']:.3f}</td><td>{speed['cold']:g}</td><td>{paced}</td>"
+        f"<td>{cold}</td></tr>"
         f"<tr><th>warm: again and again</th><td>{ms['warm']:.3f}</td><td>{speed['warm']:g}</td>"
-        f"<td>{loop['step_ms']['p50']:.3f} (back to back)</td><td>{loop['floor_ratio_warm']:.2f}</td></tr></tbody></table>"
+        f"<td>{loop['step_ms']['p50']:.3f} (back to back)</td><td>{warm}</td></tr></tbody></table>"
     )
 
 

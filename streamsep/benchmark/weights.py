@@ -1,7 +1,7 @@
 """What a model file holds: how many numbers, and how many bytes a step has to read.
 
-Initializers and constants of an ONNX file are counted in its own encoding, protocol buffers, of which a walk over the fields is all
-that is needed; the runtime does not depend on the `onnx` package. This module knows no network and no clock.
+Initializers and constants of an ONNX file are counted in its own encoding, protocol buffers, of which a walk over the fields
+is all that is needed; the runtime does not depend on the `onnx` package. This module knows no network and no clock.
 """
 
 from __future__ import annotations

@@ -93,12 +93,13 @@ def _print(r: dict[str, Any]) -> None:
     table.add_row(*_row("live, arrival to output", r["live"]["response_ms"], r["deadline_ms"]))
     out.print(table)
     floor, loop, latency = r["floor_ms"], r["back_to_back"], r["latency_ms"]
-    ratio = f"; the paced step is {r['floor_ratio']:.2f} times the cold one" if r["floor_ratio"] is not None else ""
+    cold = f"; the paced step is {r['floor_ratio']:.2f} times the cold one" if r["floor_ratio"] is not None else ""
+    warm = f", {loop['floor_ratio_warm']:.2f} times the warm floor" if loop["floor_ratio_warm"] is not None else ""
     for line in (
         f"deadline {r['deadline_ms']:g} ms: {r['late']} of {r['hops']} hops late; live {r['live']['late']} of "
         f"{r['live']['hops']}; {100 * r['real_time_factor']:.1f} % of real time",
-        f"memory floor for {r['floor_bytes'] / 1e6:.1f} MB: warm {floor['warm']:.3f} ms, cold {floor['cold']:.3f} ms{ratio}",
-        f"back to back the step takes {loop['step_ms']['p50']:.3f} ms, {loop['floor_ratio_warm']:.2f} times the warm floor",
+        f"memory floor for {r['floor_bytes'] / 1e6:.1f} MB: warm {floor['warm']:.3f} ms, cold {floor['cold']:.3f} ms{cold}",
+        f"back to back the step takes {loop['step_ms']['p50']:.3f} ms{warm}",
         f"latency {latency['total']:g} ms: algorithmic {latency['algorithmic']:g}, buffering {latency['buffering']:g}; "
         "a sound card adds its own",
     ):

@@ -1,0 +1,298 @@
+"""Ways to have the network's step start warm, measured against each other: what each gains, and what it costs.
+
+    python bench/variants.py [--network live|LAYERSxHIDDEN:int8|LAYERSxHIDDEN:fp32] [--hops 500] [--rounds 5] [--json]
+
+A step of one stream reads every weight once, and between two hops others use the caches. So what can be won lies in the
+milliseconds before the hop is due:
+
+    plain           asleep until then, as a hop that is waited for
+    poll            wakes up 32 times a hop to look, as the daemon's worker does
+    spin            awake for the last 0.3 ms, doing nothing
+    touch           reads all memory that making the session took (its weights, packed for the kernels, lie in there)
+    dry run         a step with a state of its own, whose result is thrown away
+    dry run + spin  the same, and awake from there on
+    no packing, own allocator       the session made with these options
+    huge pages      the memory that making the session took is put on pages of 2 MB (MADV_COLLAPSE, Linux 6.1 or newer)
+
+Paced at 8 ms. `here`: as this machine leaves the caches between hops. `swept`: a buffer larger than the last cache is read
+after each step (at 32 ms), as if neighbours took all of it. The variants take turns, `--rounds` times, some hops each: read
+the ratios to `plain`. `work` is the processor time of a hop, the step's own included. LAYERSxHIDDEN is a network of random
+weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import carray, njit
+from numpy.typing import NDArray
+
+from streamsep import model, native, ort, ortsession
+from streamsep.benchmark import machine
+from streamsep.benchmark.floor import Floor, add_up
+from streamsep.benchmark.hops import figures, sleep_until
+from streamsep.benchmark.threads import in_realtime_thread
+from streamsep.benchmark.weights import weights
+
+SPIN, POLL, DRY, TOUCH = 1, 2, 4, 8
+HOP, SWEPT_HOP = 8_000_000, 32_000_000  # ns
+SPIN_FOR = 300_000  # ns
+LEAD = 1.5  # a dry run, or touching, begins so many plain steps before the hop is due
+HUGE, COLLAPSE = 2 << 20, 25  # bytes of a huge page; MADV_COLLAPSE
+SESSIONS: dict[str, dict[str, str]] = {
+    "": {},
+    "no packing": {"session.disable_prepacking": "1"},
+    "own allocator": {"session.use_device_allocator_for_initializers": "1"},
+    "huge pages": {},
+}
+VARIANTS: dict[str, tuple[int, str]] = {
+    "plain": (0, ""),
+    "poll": (POLL, ""),
+    "spin": (SPIN, ""),
+    "touch": (TOUCH, ""),
+    "touch + spin": (TOUCH | SPIN, ""),
+    "dry run": (DRY, ""),
+    "dry run + spin": (DRY | SPIN, ""),
+    "no packing": (0, "no packing"),
+    "own allocator": (0, "own allocator"),
+    "huge pages": (0, "huge pages"),
+    "huge pages, dry run + spin": (DRY | SPIN, "huge pages"),
+}
+
+
+@njit(nogil=True)
+def touch(places):  # type: ignore[no-untyped-def]
+    """Read one word of each cache line of the memory `places` `[shape=(n, 2)]`, addresses and bytes."""
+    total = np.int64(0)
+    for n in range(places.shape[0]):
+        words = carray(native.pointer(places[n, 0]), (places[n, 1] // 8,), np.int64)
+        for i in range(0, words.size, 8):
+            total += words[i]
+    return total
+
+
+@njit(nogil=True)
+def awake_until(due, clock):  # type: ignore[no-untyped-def]
+    """Spin."""
+    while native.monotonic_ns(clock.gettime) < due:
+        pass
+
+
+@njit(nogil=True)
+def wait(kind, due, lead, period, dry, places, clock):  # type: ignore[no-untyped-def]
+    """Until `due`, in the way of `kind`; ns of processor time that took, and a number that nobody needs."""
+    begin, total = due, np.int64(0)
+    if kind & POLL:
+        while native.monotonic_ns(clock.gettime) < due:
+            native.sleep_ns(clock.nanosleep, min(period // 32, 500_000))
+    if kind & (DRY | TOUCH):
+        sleep_until(due - lead, clock)
+        begin = native.monotonic_ns(clock.gettime)
+        if kind & DRY:
+            ort.step(dry)
+        else:
+            total = touch(places)
+    elif kind & SPIN:
+        sleep_until(due - SPIN_FOR, clock)
+        begin = native.monotonic_ns(clock.gettime)
+    if kind & SPIN:
+        awake_until(due, clock)
+    end = native.monotonic_ns(clock.gettime)
+    sleep_until(due, clock)
+    return max(0, end - begin), total
+
+
+@njit(nogil=True)
+def run(kind, lead, period, step, dry, places, mags, mag, others, clock, times, spent, stop):  # type: ignore[no-untyped-def]
+    """Steps paced at `period` ns; `times` `[shape=(hops,)]` gets ns of each, `spent` also what waiting cost."""
+    native.flush_denormals()
+    start, total = native.monotonic_ns(clock.gettime) + period, np.int64(0)
+    for k in range(times.size):
+        if stop[0]:
+            break
+        cost, seen = wait(kind, start + k * period, lead, period, dry, places, clock)
+        mag[:] = mags[k % mags.shape[0]]
+        begin = native.monotonic_ns(clock.gettime)
+        ort.step(step)
+        times[k] = native.monotonic_ns(clock.gettime) - begin
+        spent[k] = times[k] + cost
+        total += seen
+        if others.size:
+            total += add_up(others)
+    return total
+
+
+class Network(NamedTuple):
+    """A session, what a dry run takes in place of its state, and the memory that making it took."""
+
+    network: ort.NativeNetwork
+    dry: ort.Step
+    keep: list[NDArray[np.float32]]
+    places: NDArray[np.int64]
+
+
+def open_network(loaded: model.Model, options: dict[str, str]) -> Network:
+    """A network with session `options` of its own, and its places in memory."""
+    before, plain = _memory(), ortsession.CONFIG
+    ortsession.CONFIG = plain | options
+    try:
+        network = ort.NativeNetwork(loaded)
+    finally:
+        ortsession.CONFIG = plain
+    network.step()
+    places = _grown(before, _memory())
+    shapes, session = loaded.contract.shapes(), network._session
+    keep = [np.zeros(shapes[name], np.float32) for name in ("mag", "h", "c", "mask", "h", "c")]
+    keep[0][:] = 0.01
+    tensors = [session.tensor(array) for array in keep]
+    values = np.array([[tensors[:3], tensors[3:]]] * 3, np.int64)
+    dry = network.compiled._replace(turn=np.zeros(1, np.int64), values=values)
+    return Network(network, dry, keep, places)
+
+
+def collapse(places: NDArray[np.int64]) -> int:
+    """Put what lies in whole huge pages of `places` on such; bytes that the system did it for."""
+    libc, done = ctypes.CDLL(None), 0
+    for begin, size in places:
+        first, last = -(-int(begin) // HUGE) * HUGE, (int(begin) + int(size)) // HUGE * HUGE
+        if last > first and libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), COLLAPSE) == 0:
+            done += last - first
+    return done
+
+
+def _memory() -> dict[int, int]:
+    """This process's anonymous writable memory: where it begins, where it ends."""
+    found = {}
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split()
+        if fields[1].startswith("rw") and (len(fields) < 6 or fields[5] == "[heap]"):
+            begin, _, end = fields[0].partition("-")
+            found[int(begin, 16)] = int(end, 16)
+    return found
+
+
+def _grown(before: dict[int, int], after: dict[int, int]) -> NDArray[np.int64]:
+    """What came since, `[shape=(n, 2)]`, addresses and bytes."""
+    new = [(begin, end) for begin, end in after.items() if before.get(begin) != end]
+    places = [(before.get(begin, begin), end) for begin, end in new]
+    return np.array([(begin, end - begin) for begin, end in places if end > begin] or np.zeros((0, 2)), np.int64).reshape(-1, 2)
+
+
+def load_network(name: str, folder: Path) -> model.Model:
+    """A shipped model, a file, or LAYERSxHIDDEN:PRECISION with random weights."""
+    size, _, precision = name.partition(":")
+    if precision not in ("int8", "fp32") or "x" not in size:
+        return model.load(name)
+    layers, hidden = map(int, size.split("x"))
+    path = folder / f"{layers}x{hidden}.onnx"
+    # Elsewhere: what PyTorch leaves behind in this process' memory would be used again for the session (see `places`).
+    maker = multiprocessing.get_context("spawn").Process(target=make_network, args=(path, layers, hidden, precision))
+    maker.start()
+    maker.join()
+    return model.load(path)
+
+
+def make_network(path: Path, layers: int, hidden: int, precision: str) -> None:
+    """A model file with random weights."""
+    import onnx
+    import torch
+
+    from export.exporter import write
+    from train.model import MaskLSTM
+
+    torch.manual_seed(0)
+    shipped = model.load("live").contract
+    write(MaskLSTM(shipped.n_bins, hidden, layers, len(shipped.sources)).eval(), path, precision)  # type: ignore[arg-type]
+    changes = {"layers": layers, "hidden": hidden, "precision": precision, "name": f"{layers}x{hidden}"}
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, {model.METADATA_KEY: shipped.model_copy(update=changes).model_dump_json()})
+    onnx.save(graph, path)
+
+
+def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
+    """Every variant, here and swept; ms."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load_network(name, Path(folder))
+        networks = {key: open_network(loaded, options) for key, options in SESSIONS.items()}
+        collapsed = collapse(networks["huge pages"].places)
+        floor = Floor(weights(loaded.path).bytes, HOP)
+    floor.measure()
+    swept = np.ones(3 * machine.last_cache_bytes() // 8, np.int64)
+    nothing, clock = np.zeros(0, np.int64), native.clock()
+    mags = np.random.default_rng(0).random((64, loaded.contract.n_bins), np.float32) ** 4
+    plain = _typical(networks[""], mags, clock)
+    found: dict[str, Any] = {}
+    for place, others, period in (("here", nothing, HOP), ("swept", swept, SWEPT_HOP)):
+        got: dict[str, list[NDArray[np.int64]]] = {variant: [] for variant in VARIANTS}
+        for _ in range(rounds):
+            for variant, (kind, key) in VARIANTS.items():
+                times, spent = np.zeros((2, max(10, hops * HOP // period // rounds)), np.int64)
+                n = networks[key]
+                lead = int(LEAD * plain)
+                arguments = (n.network.compiled, n.dry, n.places, mags, n.network.mag[0, 0], others, clock, times, spent)
+                in_realtime_thread(partial(run, kind, lead, period, *arguments))
+                got[variant].append(np.array([times, spent]))
+        for variant, parts in got.items():
+            times, spent = np.concatenate(parts, axis=1)
+            found.setdefault(variant, {})[place] = {"step_ms": figures(times / 1e6), "work_ms": figures(spent / 1e6)}
+    floor.measure()
+    return {"network": name, "floor_ms": floor.ms(), "floor_bytes": floor.bytes, "collapsed": collapsed, "variants": found}
+
+
+def _typical(n: Network, mags: NDArray[np.float32], clock: native.Clock) -> float:
+    """A plain step's median, ns, with all compiled before."""
+    times, spent = np.zeros((2, 40), np.int64)
+    nothing = np.zeros(0, np.int64)
+    for kind in (0, DRY, TOUCH | SPIN):
+        fixed = (n.network.compiled, n.dry, n.places, mags, n.network.mag[0, 0], nothing, clock, times, spent)
+        in_realtime_thread(partial(run, kind, SPIN_FOR, HOP, *fixed))
+    return float(np.median(times))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table for people."""
+    floor, base = report["floor_ms"], report["variants"]["plain"]
+    lines = [
+        f"`bench/variants.py`, network {report['network']}, weights {report['floor_bytes'] / 1e6:.1f} MB, of its memory "
+        f"{report['collapsed'] / 1e6:.1f} MB could be put on huge pages; memory floor warm {floor['warm']:.3f}, "
+        f"cold {floor['cold']:.3f} ms.",
+        "",
+        "| variant | here p50 / p99 ms | to plain | over the cold floor | work p50 ms | swept p50 / p99 ms | to plain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for variant, r in report["variants"].items():
+        here, swept = (r[place]["step_ms"] for place in ("here", "swept"))
+        ratios = [
+            f"{s['p50'] / base[place]['step_ms']['p50']:.2f} / {s['p99'] / base[place]['step_ms']['p99']:.2f}"
+            for place, s in (("here", here), ("swept", swept))
+        ]
+        lines.append(
+            f"| {variant} | {here['p50']:.3f} / {here['p99']:.3f} | {ratios[0]} | {here['p50'] / floor['cold']:.2f} "
+            f"| {r['here']['work_ms']['p50']:.3f} | {swept['p50']:.3f} / {swept['p99']:.3f} | {ratios[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    summary, _, text = (__doc__ or "").partition("\n\n")
+    p = argparse.ArgumentParser(description=summary, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--network", default="live", help="(%(default)s)")
+    p.add_argument("--hops", type=int, default=500, help="of each variant (%(default)s)")
+    p.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = p.parse_args()
+    report = measure(arguments.network, arguments.hops, arguments.rounds)
+    print(json.dumps(report, indent=1) if arguments.json else markdown(report))
+
+
+if __name__ == "__main__":
+    main()
