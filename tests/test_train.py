@@ -13,7 +13,7 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
-from train import checkpoint, config, datasets, loss, mixing
+from train import checkpoint, config, curve, datasets, loss, mixing
 from train.__main__ import main
 from train.model import MaskLSTM
 from train.stft import Transform
@@ -525,3 +525,14 @@ def test_errors_are_one_line_and_a_code(arguments, code, message):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == code
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_the_course_of_runs_that_follow_each_other_is_one_picture(tmp_path):
+    metrics = sorted((ROOT / "docs" / "training").glob("*.csv"))
+    assert [curve.read(path)[-1]["step"] for path in metrics] == [1457, 2100]  # live-wide, live
+    done = CliRunner().invoke(curve.main, [*map(str, metrics), "-o", str(tmp_path / "x.png"), "--title", "both"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    one = CliRunner().invoke(curve.main, [str(metrics[0]), "-o", str(tmp_path / "one.png")])
+    assert one.exit_code == 0
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "x.png").read_bytes()
