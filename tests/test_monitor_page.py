@@ -195,6 +195,18 @@ def test_spectrograms_show_the_music_and_move(visit):
     assert drawn[-60:].mean() > drawn[:20].mean()  # low notes stand below, and are the louder ones
 
 
+def test_where_motion_is_not_wanted_nothing_scrolls(visit):
+    count = """() => { const draw = CanvasRenderingContext2D.prototype.drawImage; window.drawn = 0;
+        CanvasRenderingContext2D.prototype.drawImage = function (...a) { window.drawn++; return draw.apply(this, a); }; }"""
+    page = visit(reduced_motion="reduce")
+    expect(card(page, "input").locator(".meter")).to_have_attribute("aria-valuetext", re.compile("peak"))
+    page.evaluate(count)
+    page.wait_for_timeout(3000)
+    assert 0 < page.evaluate("window.drawn") <= 3 * 7  # three pictures, twice a second
+    canvas = card(page, "input").locator("canvas")
+    wait(lambda: pixels(canvas).std() > 20, lambda: "it is blank")
+
+
 def test_meters_move_and_tell_screen_readers(visit):
     page = visit()
     for name in ("input", "accompaniment", "mix"):
