@@ -37,6 +37,7 @@ def test_imports_point_one_way():
         "live": "daemon cli osc devices offline",
         "devices": "daemon cli engine offline recorder",
         "osc": "daemon cli live devices",
+        "monitor": "daemon cli live devices offline plot",
     }
     for room, others in forbidden.items():
         paths = (

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 
@@ -12,13 +13,14 @@ import aiohttp
 import numpy as np
 import pytest
 from pythonosc.osc_bundle import OscBundle
+from pythonosc.osc_bundle_builder import IMMEDIATELY
 from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import build_msg
 
 from streamsep import meters, rings
 from streamsep.bands import LOWEST, WINDOW
 from streamsep.config import Config, ConfigError, load
-from streamsep.monitor import hops, spectra
+from streamsep.monitor import facts, hops, spectra
 from streamsep.monitor.hops import BINS, Hops
 from streamsep.monitor.page import FLEETING, Page
 from streamsep.monitor.part import MAX_PAGES, STATIC, Monitor
@@ -26,7 +28,7 @@ from streamsep.osc import OscServer
 from streamsep.osc.query import OscQuery
 from streamsep.osc.services import places, services
 from streamsep.osc.web import HttpServer, reachable
-from tests.osc_client import CHANNELS, HERE, HOP, LEFT, RATE, RIGHT, TONE, WAIT, playing, until
+from tests.osc_client import CHANNELS, HERE, HOP, LEFT, RATE, RIGHT, TONE, WAIT, bundle, playing, until
 
 GAIN = "/streamsep/source/vocals/gain"
 TOKEN = "a-token-of-some-length"
@@ -35,10 +37,11 @@ TOKEN = "a-token-of-some-length"
 @contextlib.contextmanager
 def serving(daemon, **settings):
     """(OSC server, HTTP server, the monitor's part) of a daemon with these settings, on the loopback."""
-    monitor = Monitor(Config(http=0, **settings))
+    config = Config(http=0, **settings)
+    monitor = Monitor(config)
     http_server = HttpServer(HERE, 0, [monitor, OscQuery()])
     before = threading.enumerate()
-    with OscServer(daemon, HERE, 0, services=[http_server]) as server:
+    with OscServer(daemon, HERE, 0, read_only=config.osc_read_only, services=[http_server]) as server:
         yield server, http_server, monitor
     assert threading.enumerate() == before
     assert server.counts["faults"] == 0
@@ -64,8 +67,8 @@ def get(http_server, path, **headers):
 class Browser:
     """What a page's scripts do: one WebSocket, on which it sends OSC and JSON and gathers what comes."""
 
-    def __init__(self, http_server, session, socket):
-        self._session, self._socket = session, socket
+    def __init__(self, socket):
+        self._socket = socket
         self.facts, self.messages, self.columns = [], [], []
 
     async def send(self, address, *arguments):
@@ -103,7 +106,7 @@ def browse(http_server, visit, count=1, query="", **headers):
         url = f"http://{HERE}:{http_server.port}/monitor/socket{query}"
         async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as stack:
             sockets = [await stack.enter_async_context(session.ws_connect(url, headers=headers)) for _ in range(count)]
-            return await visit(*(Browser(http_server, session, socket) for socket in sockets))
+            return await visit(*(Browser(socket) for socket in sockets))
 
     return asyncio.run(run())
 
@@ -266,6 +269,24 @@ def test_pages_steer_and_stay_in_step(house, daemon):
     assert daemon.separator.gain("vocals") == pytest.approx(-7)
 
 
+def test_devices_are_listed_by_what_they_can(tmp_path):
+    found = asyncio.run(facts.devices())
+    assert set(found) == {"input", "output"}
+    assert all(isinstance(name, str) and ", " in name for names in found.values() for name in names)
+
+
+def test_a_daemon_that_only_answers_says_so_and_obeys_nothing(daemon):
+    with serving(daemon, osc_read_only=True) as (_, http_server, _):
+
+        async def visit(page):
+            await page.send(GAIN, -7.0)
+            await page.hear(lambda: any(address == "/streamsep/error" for address, _ in page.messages))
+            return page.fact("setup")[0]["read_only"]
+
+        assert browse(http_server, visit) is True
+    assert daemon.separator.gain("vocals") == 0
+
+
 def test_what_is_no_json_is_counted_and_harmless(house):
     async def visit(page):
         for text in ("nonsense", "[]", '"x"', "[" * 5000):
@@ -349,9 +370,11 @@ def test_a_page_that_fetches_nothing_is_sent_away_and_holds_up_nobody(house):
     async def visit(slow, quick):
         await slow.hear(lambda: slow.columns)
         begun = len(quick.columns)
-        for _ in range(40_000):  # each answer is half a kilobyte: more than any buffer on the way
-            with contextlib.suppress(ConnectionError):
-                await slow.send("/streamsep/status")
+        slow._socket.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        questions = bundle(IMMEDIATELY, *[build_msg("/streamsep/status")] * 50).dgram
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):  # ten thousand answers of a kilobyte: more than any buffer on the way
+                await slow._socket.send_bytes(questions)
         await quick.hear(lambda: monitor.counts["monitor_pages"] == 1)
         await quick.hear(lambda: len(quick.columns) > begun + 30)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..osc.server import OscServer
 
 ROOT = "/streamsep"  # what the addresses of this daemon's stream begin with
-FOUND_WITHIN = 20.0  # s
+FOUND_WITHIN = 60.0  # s
 _PACKAGES = str(Path(__file__).parents[2])
 
 

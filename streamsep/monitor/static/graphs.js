@@ -77,9 +77,10 @@ export class Timeline {
   /** Seconds as the daemon tells them; `now` is its clock. The new ones in which something went wrong. */
   add(seconds, now) {
     const shift = Date.now() / 1000 - now;
+    if (!(Math.abs(shift - this._shift) < 1)) this._shift = shift; // else a second would now and then be told as its neighbour
     const wrong = [];
     for (const [at, hops, late, longest, xruns, missed] of seconds) {
-      const when = Math.round(at + shift);
+      const when = Math.round(at + this._shift);
       const before = this._seconds.get(when) ?? { late: 0, xruns: 0, missed: 0 };
       this._seconds.set(when, { hops, late, longest, xruns, missed });
       const more = { when, late: late - before.late, xruns: xruns - before.xruns, missed: missed - before.missed };

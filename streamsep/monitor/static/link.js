@@ -14,6 +14,7 @@ export class Link {
     this.open = false;
     this._heard = new Map(); // address -> functions
     this._last = new Map(); // address -> values
+    this._asked = new Map(); // address -> when, ms
     this._facts = new Map(); // kind -> functions
     this._columns = () => {};
     this._pause = AGAIN[0];
@@ -49,6 +50,14 @@ export class Link {
 
   send(address, types, ...values) {
     if (this.open) this._socket.send(encode(this.root + address, types, ...values));
+  }
+
+  /** Ask what an address (a whole one) holds, not more often than is of use. */
+  ask(address) {
+    const below = address.slice(this.root.length);
+    if (!this._last.has(below) || performance.now() - (this._asked.get(below) ?? -Infinity) < ALIVE) return;
+    this._asked.set(below, performance.now());
+    this.send(below);
   }
 
   /** Ask which devices there are; they come as facts. */

@@ -32,7 +32,10 @@ link.on("/panic", ([on]) => banner("panic", on ? "Panic: nothing goes out. Press
 link.on("/bypass", ([on]) => banner("bypass", on ? "Bypass: the input goes out as it came." : "", { calm: true }));
 link.on("/record", ([on]) => $("record").classList.toggle("on", Boolean(on)));
 link.on("/recording", ([folder]) => ($("record").title = folder));
-link.on("/error", ([address, reason]) => toast(`${address.split("/").slice(2).join(" ")}: ${reason}`));
+link.on("/error", ([address, reason]) => {
+  toast(`${address.split("/").slice(2).join(" ")}: ${reason}`);
+  link.ask(address); // what was moved here has not moved there
+});
 
 function toggle(id, address) {
   const made = new Switch($(id), (on) => link.send(address, "i", Number(on)));
@@ -65,6 +68,7 @@ link.onFacts("setup", (setup) => {
   histogram.shape(setup.histogram, setup.deadline_ms);
   timeline.deadline = setup.deadline_ms;
   menus.offer(setup);
+  banner("read-only", setup.read_only ? "Read-only: this page shows, and does not steer." : "", { calm: true });
   if (sources && sources !== setup.sources.join()) happened(`other sources: ${setup.sources.join(", ")}`);
 });
 
