@@ -6,6 +6,8 @@ The command line's options, the TOML keys and their help are made from the field
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,8 +36,10 @@ class Config(BaseModel):
     block: int = Field(0, ge=0, le=8192, description="device block, frames; 0: the server's own (JACK) or one hop")
     provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
-    osc_port: int = Field(9000, ge=0, le=65535, description="its UDP port; 0: any free one")
-    osc_tcp_port: int | None = Field(None, ge=0, le=65535, description="its TCP port; 0: any free one [default: no TCP]")
+    osc_port: int = Field(9000, ge=0, le=65535, description="UDP port of the OSC server; 0: any free one")
+    osc_tcp_port: int | None = Field(
+        None, ge=0, le=65535, description="TCP port of the OSC server; 0: any free one [default: no TCP]"
+    )
     http: int | None = Field(
         None, ge=0, le=65535, description="port for the monitor page and OSCQuery; 0: any free one [default: no HTTP]"
     )
@@ -134,14 +138,19 @@ def load(path: Path | None, flags: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"setting {name!r} is unknown: expected one of {', '.join(Config.model_fields)}") from error
-        expected = (
-            first["msg"]
-            .removeprefix("Value error, ")
-            .replace("Input should be", "expected")
-            .replace("String should", "expected to")
-        )
-        raise ConfigError(f"{name}={first['input']!r}: {expected}") from error
+        raise ConfigError(explain(error.errors()[0])) from error
+
+
+def explain(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in one line: the setting, its value, what was expected."""
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        near = "".join(f"{word!r}, or " for word in get_close_matches(name, Config.model_fields, 1))
+        return f"setting {name!r} is unknown: expected {near}one of {', '.join(Config.model_fields)}"
+    expected = (
+        problem["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should be", "expected")
+        .replace("String should", "expected to")
+    )
+    return f"{name}={problem['input']!r}: {expected}"

@@ -78,7 +78,7 @@ def test_separate_many_goes_on_after_a_bad_one_and_names_it(tmp_path):
     tone(tmp_path / "in/one/song.wav")
     tone(tmp_path / "in/two/song.wav")
     tone(tmp_path / "in/two/deep/er.flac")
-    bad = tmp_path / "in/two/bad.mp3"
+    bad = tmp_path / "in/two/bad.wav"
     bad.write_text("not sound")
     (tmp_path / "in/one/cover.jpg").write_text("a picture")
     result = run("separate", tmp_path / "in", tmp_path / "none.wav", "-o", tmp_path / "out", "--jobs", "2", "--json")

@@ -17,7 +17,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("blok = 3", "'blok' is unknown: expected one of input"),
+        ("blok = 3", "'blok' is unknown: expected 'block', or one of input"),
         ("rate = 100", "rate=100: expected"),
         ('rate = "fast"', "rate='fast'"),
         ("osc_port = 70000", "osc_port=70000"),

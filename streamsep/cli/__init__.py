@@ -20,6 +20,7 @@ from .listen import listen
 from .listings import devices, doctor, models, osc
 from .run import run
 from .separate import separate
+from .settings import completion, config, init
 from .terminal import err
 
 
@@ -33,7 +34,9 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(args: list[str] | None) -> int:
     try:
-        return int(cli.main(args=args, prog_name="streamsep", standalone_mode=False) or 0)  # the code of `click.exceptions.Exit`
+        return int(
+            cli.main(args=args, prog_name="streamsep", standalone_mode=False) or 0
+        )  # the code of `click.exceptions.Exit`
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as help_text:
@@ -61,8 +64,14 @@ def _fail(message: str, code: int) -> int:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="streamsep")
 def cli() -> None:
-    """Live stem separator."""
+    """Live stem separator.
+
+    \b
+    streamsep run                         # live, from the default devices
+    streamsep run --input "USB Audio" --record takes
+    streamsep separate song.flac          # a file
+    """
 
 
-for command in (separate, run, listen, devices, models, osc, doctor, latency, demo, bench):
+for command in (separate, run, init, config, listen, devices, models, osc, doctor, latency, demo, bench, completion):
     cli.add_command(command)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from . import completing
 from .terminal import json_option, out, print_json, progress
 
 
@@ -15,10 +16,21 @@ from .terminal import json_option, out, print_json, progress
 @click.option(
     "-o", "--output-dir", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the files go."
 )
-@click.option("--model", default="live", show_default=True, help="A shipped model's name, or an .onnx file.")
+@click.option(
+    "--model",
+    default="live",
+    show_default=True,
+    shell_complete=completing.models,
+    help="A shipped model's name, or an .onnx file.",
+)
 @json_option
 def demo(output_dir: Path, model: str, as_json: bool) -> None:
-    """Play the bundled song through the live path in real time and keep what comes out."""
+    """Play the bundled song live and keep what comes out.
+
+    \b
+    streamsep demo
+    streamsep demo -o out --model first.onnx
+    """
     from .. import demo as demonstration
     from .. import model as models
 

@@ -37,7 +37,9 @@ def latency(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Measure the round trip through a cable or a JACK graph: plays two seconds of noise.
+    """Measure the round trip of a cable or a JACK graph.
+
+    Plays two seconds of noise.
 
     \b
     streamsep latency --input "USB Audio" --output "USB Audio"     # a cable from an output to an input

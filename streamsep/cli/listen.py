@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from .. import StreamsepError
+from . import completing
 from .terminal import err, json_option, out, print_json, stop_signals
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completing.sources)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the daemon runs.")
 @click.option("--port", default=9000, show_default=True, type=click.IntRange(1, 65535), help="Its OSC port.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep the sound in this WAV file.")
@@ -33,7 +34,9 @@ def listen(
     duration: float | None,
     as_json: bool,
 ) -> None:
-    """Take SOURCE, mix or input of a running daemon off the network.
+    """Take a running daemon's sound off the network.
+
+    SOURCE is a source's name, mix or input.
 
     \b
     streamsep listen vocals -o vocals.wav

@@ -14,7 +14,12 @@ from .terminal import json_option, out, print_json
 @click.command()
 @json_option
 def devices(as_json: bool) -> None:
-    """List the audio devices."""
+    """List the audio devices.
+
+    \b
+    streamsep devices
+    streamsep run --input 3 --output "USB Audio"     # index, name or words of it
+    """
     from ..devices import portaudiodevice as device
 
     found = device.devices()
@@ -32,7 +37,12 @@ def devices(as_json: bool) -> None:
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the models that come with streamsep."""
+    """List the models that come with streamsep.
+
+    \b
+    streamsep models
+    streamsep run --model live
+    """
     from .. import model
 
     rows = [_model_row(model.load(name)) for name in model.shipped()]
@@ -52,7 +62,12 @@ def models(as_json: bool) -> None:
 @click.command()
 @json_option
 def osc(as_json: bool) -> None:
-    """List the OSC addresses of a running daemon, with what they take and tell."""
+    """List the OSC addresses, what they take and tell.
+
+    \b
+    streamsep osc | less
+    oscsend localhost 9000 /streamsep/source/vocals/gain f -12
+    """
     from ..osc import table as surface
 
     rows = {row[0].strip("`"): [cell.replace("`", "").replace("*", "") for cell in row[1:]] for row in surface()}
@@ -73,7 +88,12 @@ def _model_row(model: Any) -> dict[str, Any]:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say what works here, what does not, and why."""
+    """Say what works here, what does not, and why.
+
+    \b
+    streamsep doctor
+    streamsep doctor --json > report.json            # for a bug report
+    """
     from ..doctor import examine
 
     facts: dict[str, Any] = examine()

@@ -1,6 +1,6 @@
 """Options of the command line that are fields of `Config`, in sections, and help that fits a screen.
 
-What a section names is in `--help`; every other field is in `--help-all`, so that a new field is never without help.
+The groups of `configfile` are in `--help`; every other field is in `--help-all`, so that a new field is never without help.
 """
 
 from __future__ import annotations
@@ -12,25 +12,21 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from ..config import Config
+from ..configfile import REST, groups
 from . import completing
 
-SECTIONS = {
-    "Sound": ("input", "output", "rate", "block", "input_channels", "output_channels", "record"),
-    "Network": ("model", "provider"),
-    "Steering": ("osc_port", "osc_host", "osc_allow", "http"),
-}
 COMPLETERS = {"input": completing.devices("input"), "output": completing.devices("output"), "model": completing.models}
 
 
 class SectionedCommand(click.Command):
-    """A command whose `--help` shows the options of `SECTIONS` and its own, and `--help-all` those of `Config` besides."""
+    """A command whose `--help` shows the common options of `Config` and its own, and `--help-all` the rare ones besides."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The sections."""
         records = {p.name: r for p in self.get_params(ctx) if (r := p.get_help_record(ctx)) and p.name}
-        rare = [name for name in Config.model_fields if name in records and not any(name in s for s in SECTIONS.values())]
-        own = [name for name in records if name not in Config.model_fields]
-        sections = SECTIONS | ({"Rare": rare} if ctx.meta.get("streamsep.help_all") else {}) | {"Other": own}
+        sections = groups() | {"Other": tuple(name for name in records if name not in Config.model_fields)}
+        if not ctx.meta.get("streamsep.help_all"):
+            del sections[REST]
         for title, names in sections.items():
             with formatter.section(title):
                 formatter.write_dl([records[name] for name in names if name in records], col_max=24)

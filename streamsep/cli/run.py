@@ -23,7 +23,9 @@ from .terminal import announcement, err, json_option, out, print_json, stop_sign
 @json_option
 @help_all
 def run(config_file: Path | None, plain: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Separate live sound until Ctrl-C, steered over OSC and by keys.
+    """Separate live sound until Ctrl-C.
+
+    OSC and the keys of the live view steer it.
 
     \b
     streamsep run
