@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import meters
 from ..controls import ScheduleFullError
-from ..engine import Separator
+from ..engine import Engine
 from .client import Client
 from .host import Value
 from .row import Ask, Row
@@ -42,7 +42,7 @@ class Target(NamedTuple):
     source: str  # "": none
 
 
-def make_targets(separator: Separator) -> dict[str, Target]:
+def make_targets(separator: Engine) -> dict[str, Target]:
     """Every concrete address of a daemon with this engine."""
     return {
         row.address.replace("<name>", name): Target(row, name)

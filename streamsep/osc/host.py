@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from ..engine import Separator
+from ..engine import Engine
 from ..meters import Meters
 from ..rings import Rings
 
@@ -20,7 +20,7 @@ class Host(Protocol):
     """A running daemon."""
 
     @property
-    def separator(self) -> Separator:
+    def separator(self) -> Engine:
         """The engine that sounds now. When it is replaced, the daemon calls `OscServer.attach`."""
 
     @property

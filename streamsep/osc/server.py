@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import rings
-from ..engine import Separator
+from ..engine import Engine
 from ..meters import Meters
 from ..rings import Rings
 from . import metering, notify
@@ -79,7 +79,7 @@ class OscServer:
     """
 
     host: Host
-    separator: Separator
+    separator: Engine
     rings: Rings
     meters: Meters
     targets: dict[str, Target]  # what each concrete address means
@@ -181,7 +181,7 @@ class OscServer:
         self._thread = None
         self.streams.running.clear()
 
-    def attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+    def attach(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         """Serve another engine from now on; when this returns, nothing of the old one is used any more.
 
         The addresses are made anew, whoever is notified hears everything again, meters and sound go on with what it has.
@@ -234,7 +234,7 @@ class OscServer:
             for ticker in self._tickers:
                 ticker.stop()
 
-    def _attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+    def _attach(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         self.streams.attach(separator, rings)
         self._use(separator, rings, meters)
         self.metering.attach(meters)
@@ -242,7 +242,7 @@ class OscServer:
         for tell in self.changed:
             tell()
 
-    def _use(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+    def _use(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         self.separator, self.rings, self.meters = separator, rings, meters
         self.targets = make_targets(separator)
         self.tree = tree(self.targets)

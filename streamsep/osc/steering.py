@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..engine import GAIN_DB, Separator
+from ..engine import GAIN_DB, Engine
 from .host import Value
 from .row import Argument, Ask, Row, number, parameter, switch
 
@@ -16,9 +16,9 @@ _PLACE = "/streamsep/source/<name>"
 
 
 def _source(value: Argument, help: str) -> Row:
-    """A control that each source has: `Separator.gain(source)` and `Separator.set_gain(source, gain)`."""
-    get: Callable[[Separator, str], Value] = getattr(Separator, value.name)
-    set: Callable[[Separator, str, Any], Value] = getattr(Separator, f"set_{value.name}")
+    """A control that each source has: `Engine.gain(source)` and `Engine.set_gain(source, gain)`."""
+    get: Callable[[Engine, str], Value] = getattr(Engine, value.name)
+    set: Callable[[Engine, str, Any], Value] = getattr(Engine, f"set_{value.name}")
     return parameter(
         f"{_PLACE}/{value.name}",
         value,
@@ -30,7 +30,7 @@ def _source(value: Argument, help: str) -> Row:
 
 
 def _whole(address: str, name: str, value: Argument, help: str) -> Row:
-    """A control of the whole sound: the property `name` of a `Separator`; what is set is what comes clamped."""
+    """A control of the whole sound: the property `name` of a `Engine`; what is set is what comes clamped."""
 
     def set(server: OscServer, _: str, wanted: Any) -> Value:
         setattr(server.separator, name, wanted)
