@@ -16,7 +16,7 @@ From Python:
 From compiled code (a worker that has the batch to itself; nothing here waits, allocates or needs the GIL):
 
     b = batch.compiled
-    attend(b, False)                   # once a turn: those who joined or left since take effect now
+    attend(b)                          # once a turn: those who joined or left since take effect now
     for slot in range(b.wanted.size):
         if present(b, slot):
             s = at(b, slot)            # its engine.Hop: fill s.x [channels, hop], read s.y [sources, channels, hop] after
@@ -41,7 +41,7 @@ from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from . import StreamsepError, controls, engine, native, ort, rows, structs
+from . import StreamsepError, controls, engine, native, ort, rows, stats, structs
 from .engine import COUNTS, Engine, Hop, Separator
 from .model import Model
 from .rows import Rows, RowsNetwork
@@ -79,7 +79,7 @@ def present(b, slot):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def attend(b, gently):  # type: ignore[no-untyped-def]
+def attend(b, gently=False):  # type: ignore[no-untyped-def]
     """Let those who joined or left since the last turn do so; how many slots are present.
 
     At once, so that a slot's first hop is a `Separator`'s first; or `gently`: one that leaves, or begins anew, is there for
@@ -202,6 +202,42 @@ def _drop(network, slot):  # type: ignore[no-untyped-def]
     return alone if network.instance_class is ort.Step else many
 
 
+@njit(nogil=True, cache=True)
+def step_all(b, hops, clock, period, stages, whole):  # type: ignore[no-untyped-def]
+    """`hops` of all slots, back to back (`period` 0) or one every `period` ns: what it costs.
+
+    stages   3 histograms (`stats`): from the input to the network, the network, from the network to the output
+    whole    another, of their sum; paced: from when the hop was due
+    clock    `native.clock()`
+
+    The input is what the slots' `x` hold. Returns how many hops were not done within `period`.
+    """
+    mode = native.flush_denormals()
+    attend(b)
+    call(b)
+    count, late = b.called[0], 0
+    due = native.monotonic_ns(clock.gettime)
+    for _ in range(hops):
+        now = native.monotonic_ns(clock.gettime)
+        while now < due:
+            native.sleep_ns(clock.nanosleep, min(due - now, 500_000_000))
+            now = native.monotonic_ns(clock.gettime)
+        begun = due if period else now
+        before_network(b, count)
+        heard = native.monotonic_ns(clock.gettime)
+        step(b, count)
+        stepped = native.monotonic_ns(clock.gettime)
+        conclude(b, count)
+        end = native.monotonic_ns(clock.gettime)
+        for n, took in ((0, heard - now), (1, stepped - heard), (2, end - stepped)):
+            stats.record(stages[n], took)
+        stats.record(whole, end - begun)
+        late += period > 0 and end - begun > period
+        due = max(due + period, end) if period else end
+    native.restore_denormals(mode)
+    return late
+
+
 # ------------------------------------------------------------------------------------------------------------- the object
 
 
@@ -269,8 +305,9 @@ class Batch:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Hops done, input samples replaced, network steps failed and masks refused, of all slots since they joined."""
-        return {key: sum(stream.counts[key] for stream in self.streams) for key in COUNTS}
+        """Since they joined: hops done, of the slot with most; samples replaced, steps failed and masks refused, of all."""
+        counts = [stream.counts for stream in self.streams]
+        return {key: (max if key == "hops" else sum)(c[key] for c in counts) for key in COUNTS}
 
     def reset(self) -> None:
         """Forget all that was heard, in every slot; only while nothing steps."""
@@ -351,7 +388,7 @@ class Batch:
             a wrong shape, or a slot that is absent.
         """
         b = self.compiled
-        attend(b, False)
+        attend(b)
         inputs = {slot: self._block(slot, block) for slot, block in blocks.items()}
         outputs = {slot: np.empty((len(self.streams[slot].sources), *x.shape), np.float32) for slot, x in inputs.items()}
         starts = dict.fromkeys(inputs, 0)

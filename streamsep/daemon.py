@@ -26,6 +26,7 @@ from .lines import Lines, lines_of
 from .live import Device, Live, LiveError, Share
 from .meters import Meters
 from .osc import OscServer
+from .osc.host import Line
 from .osc.services import places, services
 from .recorder import Recorder, RecorderError
 from .rings import Rings
@@ -375,6 +376,24 @@ class Daemon:
     def separator(self) -> Engine:
         """The engine that sounds now."""
         return self.live.separator
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """The streams, where there are several."""
+        named = zip(self.config.stream, self.live.streams, self.live.parts, strict=True) if self.config.stream else ()
+        return [Line(stream.name or "", engine, part.meters) for stream, engine, part in named]
+
+    def active(self, stream: int) -> bool:
+        """Whether a stream (from 0) takes part, or soon will."""
+        assert isinstance(self.live.engine, Batch)
+        return self.live.engine.wanted(stream)
+
+    def activate(self, stream: int, on: bool) -> bool:
+        """Let a stream join or leave; whether it takes part then. One that takes part already goes on."""
+        assert isinstance(self.live.engine, Batch)
+        if on != self.active(stream):
+            (self.live.engine.join if on else self.live.engine.leave)(stream)
+        return on
 
     @property
     def rings(self) -> Rings:

@@ -241,7 +241,7 @@ class Live:
         header = self.rings.header
         header[STOP] = 1
         if isinstance(self.engine, Batch):
-            attend(self.engine.compiled, False)
+            attend(self.engine.compiled)
         for role in self._roles():
             thread = threading.Thread(target=role)  # a thread of its own: it changes how its thread computes
             thread.start()

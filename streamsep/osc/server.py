@@ -28,7 +28,7 @@ from . import metering, notify
 from .client import Address, Client, UdpClient
 from .dispatch import Dispatcher, Target, make_targets
 from .dumping import Dumping
-from .host import Host, Value
+from .host import Host, Line, Value
 from .leases import Leases
 from .streams import Streams
 from .ticker import Ticker
@@ -80,6 +80,8 @@ class OscServer:
 
     host: Host
     separator: Engine
+    lines: tuple[Line, ...]  # the streams, where there are several
+    engines: tuple[Engine, ...]  # those of the streams, or `separator`
     rings: Rings
     meters: Meters
     targets: dict[str, Target]  # what each concrete address means
@@ -237,14 +239,16 @@ class OscServer:
     def _attach(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         self.streams.attach(separator, rings)
         self._use(separator, rings, meters)
-        self.metering.attach(meters)
+        self.metering.attach()
         self.notify.restart()
         for tell in self.changed:
             tell()
 
     def _use(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         self.separator, self.rings, self.meters = separator, rings, meters
-        self.targets = make_targets(separator)
+        self.lines = tuple(self.host.lines)
+        self.engines = tuple(line.engine for line in self.lines) or (separator,)
+        self.targets = make_targets(separator.sources, self.lines)
         self.tree = tree(self.targets)
 
     def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
