@@ -38,11 +38,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 from numpy.typing import NDArray
 
-from . import StreamsepError, engine, native, ort, rows, stft, structs
-from .controls import Steering
-from .engine import COUNTS, Hop
+from . import StreamsepError, controls, engine, native, ort, rows, stats, structs
+from .engine import COUNTS, Engine, Hop, Separator
 from .model import Model
 from .rows import Rows, RowsNetwork
 
@@ -54,12 +54,12 @@ class BatchError(StreamsepError):
 class Slots(NamedTuple):
     """The batch as compiled code takes it."""
 
-    table: NDArray[np.uint8]  # [shape=(slots, bytes)]: every slot's `Hop`, see `structs`
-    like: Hop  # of slot 0, for the type
-    rows: Rows
+    hops: structs.Table  # every slot's `engine.Hop`
+    rows: Rows  # of one slot alone it may be an `ort.Step`
     wanted: NDArray[np.int64]  # [shape=(slots,)]: how often it was joined; negative when it has left since
     seen: NDArray[np.int64]  # [shape=(slots,)]: the same as far as the worker knows
     ready: NDArray[np.int64]  # [shape=(slots,)]: the worker's list of slots whose hop is there
+    called: NDArray[np.int64]  # [shape=(1,)]: how many those are, where more than one thread asks
     stepped: NDArray[np.int64]  # [shape=(slots,)]: whether the network's last step of it went well
 
 
@@ -69,7 +69,7 @@ class Slots(NamedTuple):
 @njit(nogil=True, cache=True)
 def at(b, slot):  # type: ignore[no-untyped-def]
     """The `engine.Hop` of `slot`."""
-    return structs.at(b.table, slot, b.like)
+    return structs.at(b.hops, slot)
 
 
 @njit(nogil=True, cache=True)
@@ -79,18 +79,40 @@ def present(b, slot):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def attend(b):  # type: ignore[no-untyped-def]
-    """Let those who joined or left since the last turn do so, with nothing heard; how many slots are present."""
+def attend(b, gently=False):  # type: ignore[no-untyped-def]
+    """Let those who joined or left since the last turn do so; how many slots are present.
+
+    At once, so that a slot's first hop is a `Separator`'s first; or `gently`: one that leaves, or begins anew, is there for
+    one hop more and fades out in it, and one that joins is silent until its windows are full, and fades in.
+    """
     count = 0
     for slot in range(b.wanted.size):
-        wanted = native.load_acquire(b.wanted.ctypes.data + 8 * slot)
-        if wanted != b.seen[slot]:
-            if wanted > 0:
-                engine.clear(at(b, slot))
-                b.rows.fresh[slot] = 1
-            native.store_release(b.seen.ctypes.data + 8 * slot, wanted)
+        wanted, seen = native.load_acquire(b.wanted.ctypes.data + 8 * slot), b.seen[slot]
+        if wanted != seen:
+            s = at(b, slot)
+            if gently and seen > 0 and not controls.fading(s.controls):
+                controls.fade_out(s.controls)
+                wanted = seen
+            else:
+                if wanted > 0:
+                    engine.clear(s)
+                    drop(b.rows, slot)
+                    if gently:
+                        controls.fade_in(s.controls, s.transform.synthesis.size // s.x.shape[1])
+                native.store_release(b.seen.ctypes.data + 8 * slot, wanted)
         count += wanted > 0
     return count
+
+
+@njit(nogil=True, cache=True)
+def call(b):  # type: ignore[no-untyped-def]
+    """Put all that are present into `b.ready`, and how many they are into `b.called`."""
+    count = 0
+    for slot in range(b.seen.size):
+        if b.seen[slot] > 0:
+            b.ready[count] = slot
+            count += 1
+    b.called[0] = count
 
 
 @njit(nogil=True, cache=True)
@@ -111,7 +133,7 @@ def before_network(b, count):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def step(b, count):  # type: ignore[no-untyped-def]
     """The network; it touches nothing but `b.rows` and `b.stepped`."""
-    rows.step(b.rows, b.ready[:count], b.stepped)
+    step_network(b.rows, b.ready[:count], b.stepped)
 
 
 @njit(nogil=True, cache=True)
@@ -120,7 +142,23 @@ def conclude(b, count):  # type: ignore[no-untyped-def]
     for n in range(count):
         slot = b.ready[n]
         if not engine.after_network(at(b, slot), b.stepped[slot] != 0):
-            b.rows.fresh[slot] = 1
+            drop(b.rows, slot)
+
+
+@njit(nogil=True, cache=True)
+def learn(b, count):  # type: ignore[no-untyped-def]
+    """In place of the second half, where the network was too late for it: keep the masks as the last ones."""
+    for n in range(count):
+        slot = b.ready[n]
+        if not engine.learn(at(b, slot), b.stepped[slot] != 0):
+            drop(b.rows, slot)
+
+
+@njit(nogil=True, cache=True)
+def bridge(b, count):  # type: ignore[no-untyped-def]
+    """In place of the second half, where the network is late: through the last masks."""
+    for n in range(count):
+        engine.finish(at(b, b.ready[n]))
 
 
 @njit(nogil=True, cache=True)
@@ -131,30 +169,98 @@ def hop_flushed(b, count):  # type: ignore[no-untyped-def]
     native.restore_denormals(mode)
 
 
+def step_network(network, members, stepped):  # type: ignore[no-untyped-def]
+    """One hop of the network for `members`, whichever kind of network it is; `stepped` as in `rows.step`."""
+    raise NotImplementedError("compiled code only")
+
+
+def drop(network, slot):  # type: ignore[no-untyped-def]
+    """Let the next step of `slot` begin with a zero state."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(step_network)
+def _step_network(network, members, stepped):  # type: ignore[no-untyped-def]
+    def alone(network, members, stepped):  # type: ignore[no-untyped-def]
+        if members.size:
+            stepped[members[0]] = ort.step(network)
+
+    def many(network, members, stepped):  # type: ignore[no-untyped-def]
+        rows.step(network, members, stepped)
+
+    return alone if network.instance_class is ort.Step else many
+
+
+@overload(drop)
+def _drop(network, slot):  # type: ignore[no-untyped-def]
+    def alone(network, slot):  # type: ignore[no-untyped-def]
+        network.turn[0] = ort.FROM_ZERO
+
+    def many(network, slot):  # type: ignore[no-untyped-def]
+        network.fresh[slot] = 1
+
+    return alone if network.instance_class is ort.Step else many
+
+
+@njit(nogil=True, cache=True)
+def step_all(b, hops, clock, period, stages, whole):  # type: ignore[no-untyped-def]
+    """`hops` of all slots, back to back (`period` 0) or one every `period` ns: what it costs.
+
+    stages   3 histograms (`stats`): from the input to the network, the network, from the network to the output
+    whole    another, of their sum; paced: from when the hop was due
+    clock    `native.clock()`
+
+    The input is what the slots' `x` hold. Returns how many hops were not done within `period`.
+    """
+    mode = native.flush_denormals()
+    attend(b)
+    call(b)
+    count, late = b.called[0], 0
+    due = native.monotonic_ns(clock.gettime)
+    for _ in range(hops):
+        now = native.monotonic_ns(clock.gettime)
+        while now < due:
+            native.sleep_ns(clock.nanosleep, min(due - now, 500_000_000))
+            now = native.monotonic_ns(clock.gettime)
+        begun = due if period else now
+        before_network(b, count)
+        heard = native.monotonic_ns(clock.gettime)
+        step(b, count)
+        stepped = native.monotonic_ns(clock.gettime)
+        conclude(b, count)
+        end = native.monotonic_ns(clock.gettime)
+        for n, took in ((0, heard - now), (1, stepped - heard), (2, end - stepped)):
+            stats.record(stages[n], took)
+        stats.record(whole, end - begun)
+        late += period > 0 and end - begun > period
+        due = max(due + period, end) if period else end
+    native.restore_denormals(mode)
+    return late
+
+
 # ------------------------------------------------------------------------------------------------------------- the object
 
 
-class Stream(Steering):
-    """One slot: its controls, and what there is to know of it."""
+def _slots(states: Sequence[Hop], network: Rows | ort.Step, joined: int) -> Slots:
+    n = len(states)
+    wanted, seen, ready, stepped = (np.full(n, value, np.int64) for value in (joined, joined, 0, 0))
+    return Slots(structs.table(states), network, wanted, seen, ready, np.zeros(1, np.int64), stepped)  # type: ignore[arg-type]
 
-    def __init__(self, model: Model, sample_rate: int, channels: int, mag: NDArray[np.float32], mask: NDArray[np.float32]):
-        super().__init__()
-        self.sources = model.contract.sources
-        self.sample_rate, self.channels = sample_rate, channels
-        self.geometry = stft.Geometry.at(model.contract, sample_rate)
-        self.state = engine.make_state(self.geometry, mag, mask, channels)
-        self.controls = self.state.controls
+
+def alone(separator: Separator) -> Slots:
+    """A `Separator` as a batch of one that is always present, with the network that it has."""
+    assert isinstance(separator.network, ort.NativeNetwork)
+    return _slots([separator.state], separator.network.compiled, 1)
+
+
+class Stream(Engine):
+    """One slot: its controls, and what there is to know of it. The batch steps it."""
+
+    def begin(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> Hop:
+        """Its state, around its own row of the network's inputs and outputs."""
+        self._attach(mag, mask)
         engine.clear(self.state)
-
-    @property
-    def latency(self) -> int:
-        """Samples by which the output is late: the algorithmic latency."""
-        return self.geometry.synthesis_length
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Hops done, input samples replaced, network steps failed and masks refused since it joined."""
-        return dict(zip(COUNTS, map(int, self.state.counts), strict=True))
+        return self.state
 
 
 class Batch:
@@ -180,18 +286,34 @@ class Batch:
     ) -> None:
         if not formats:
             raise ValueError("formats is empty: expected a (sample rate, channels) for each slot")
-        for _, channels in formats:
-            engine.check_channels(channels)
-        self.model = model
+        self.streams = [Stream(model, *wanted) for wanted in formats]
+        self.model, self.sample_rate = model, formats[0][0]
         self.network, self.provider_notes = ort.choose(
             model, provider, lambda chosen: RowsNetwork(model, len(formats), chosen, together)
         )
         r = self.network.compiled
-        self.streams = [Stream(model, *f, mag, mask) for f, mag, mask in zip(formats, r.mag, r.mask, strict=True)]
-        slots = [np.zeros(len(formats), np.int64) for _ in range(4)]
-        states = [stream.state for stream in self.streams]
-        self.compiled = Slots(structs.table(states), states[0], r, *slots)
+        states = [stream.begin(*row) for stream, *row in zip(self.streams, r.mag, r.mask, strict=True)]
+        self.compiled = _slots(states, r, 0)
         self._lock = threading.Lock()
+
+    native = True  # there is no other way to step many
+
+    @property
+    def provider(self) -> str:
+        """Where the network runs: "cpu" or "cuda"."""
+        return self.network.provider
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Since they joined: hops done, of the slot with most; samples replaced, steps failed and masks refused, of all."""
+        counts = [stream.counts for stream in self.streams]
+        return {key: (max if key == "hops" else sum)(c[key] for c in counts) for key in COUNTS}
+
+    def reset(self) -> None:
+        """Forget all that was heard, in every slot; only while nothing steps."""
+        self.network.reset()
+        for stream in self.streams:
+            engine.clear(stream.state)
 
     @property
     def capacity(self) -> int:
@@ -238,6 +360,11 @@ class Batch:
         """Whether the worker has taken notice: `slot` takes part and was begun anew since the last `join`."""
         self._check(slot)
         return bool(self.compiled.seen[slot] == self.compiled.wanted[slot] > 0)
+
+    def wanted(self, slot: int) -> bool:
+        """Whether `slot` is to take part: it has joined and not left since. BatchError: no such slot."""
+        self._check(slot)
+        return bool(self.compiled.wanted[slot] > 0)
 
     def _check(self, slot: int) -> None:
         if not 0 <= slot < self.capacity:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_INPUTS, MAX_OUTPUT = 8, 64
+MAX_INPUTS, MAX_CHANNEL = 8, 256
 MIX = "mix"  # all sources, each with its gain
 
 
@@ -30,15 +30,23 @@ def table(rows: Sequence[tuple[int, int, int, float]]) -> Routes:
     return Routes(where, np.array([row[3] for row in rows], np.float32))
 
 
-def default_routes(sources: int, channels: int, outputs: int) -> Routes:
+def default_routes(sources: int, channels: int | Sequence[int], outputs: int) -> Routes:
     """A pair of channels for each source where there are enough of them, else the mix.
 
-    A mono signal goes to both channels of a pair; to a single output channel goes the mean of the input's.
+    `channels` are those of the input, or of each source. A mono signal goes to both channels of a pair; to a single output
+    channel goes the mean of the input's.
     """
+    each = [channels] * sources if isinstance(channels, int) else channels
     if outputs >= 2 * sources:
-        return table([row for i in range(sources) for row in _rows(i, channels, (2 * i, 2 * i + 1))])
-    heard = range(min(outputs, max(channels, 2)))
-    return table([row for i in range(sources) for row in _rows(i, channels, heard)])
+        return table([row for i, n in enumerate(each) for row in _rows(i, n, (2 * i, 2 * i + 1))])
+    heard = range(min(outputs, max(max(each), 2)))
+    return table([row for i, n in enumerate(each) for row in _rows(i, n, heard)])
+
+
+def part(routes: Routes, first: int, sources: int) -> Routes:
+    """The rows of `sources` sources from `first` on, which is source 0 there."""
+    mine = (routes.where[:, 0] >= first) & (routes.where[:, 0] < first + sources)
+    return Routes(np.ascontiguousarray(routes.where[mine] - [first, 0, 0]), routes.weight[mine])
 
 
 def _rows(source: int, channels: int, outputs: Sequence[int]) -> list[tuple[int, int, int, float]]:
@@ -49,13 +57,26 @@ def _rows(source: int, channels: int, outputs: Sequence[int]) -> list[tuple[int,
 
 @dataclass(frozen=True)
 class Wiring:
-    """The channels that were asked for, counted from 1; empty: the usual ones."""
+    """The channels that were asked for, counted from 1; empty: the usual ones.
+
+    Where several streams share a device (`lines`), `channels` are those of each source, `groups` the names that mean several
+    sources besides `mix`, and `input_names` what the inputs are called.
+    """
 
     inputs: tuple[int, ...] = ()
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    channels: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    input_names: tuple[str, ...] = ()
+
+    def members(self, name: str, sources: Sequence[str]) -> tuple[str, ...]:
+        """The sources that an output's name means; none if it is unknown."""
+        if name in sources:
+            return (name,)
+        return tuple(sources) if name == MIX else self.groups.get(name, ())
 
     def routes(self, sources: Sequence[str], channels: int) -> Routes | None:
-        """The table for these sources; None without a wish.
+        """The table for these sources, of `channels` unless it is known better; None without a wish.
 
         Raises
         ------
@@ -64,10 +85,10 @@ class Wiring:
         """
         rows = []
         for name, outputs in self.outputs.items():
-            if name != MIX and name not in sources:
+            if not self.members(name, sources):
                 raise ValueError(f"output_channels: source {name!r} is unknown: expected one of {', '.join((*sources, MIX))}")
-            for i in range(len(sources)) if name == MIX else [sources.index(name)]:
-                rows += _rows(i, channels, [c - 1 for c in outputs])
+            for source in self.members(name, sources):
+                rows += _rows(sources.index(source), self.channels.get(source, channels), [c - 1 for c in outputs])
         return table(rows) if rows else None
 
     @property
@@ -108,8 +129,8 @@ def parse_outputs(text: str) -> dict[str, tuple[int, ...]]:
 
 def _numbers(text: str, example: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= MAX_OUTPUT for word in words):
-        raise ValueError(f"expected channels from 1 to {MAX_OUTPUT}, such as {example}")
+    if not all(word.isdecimal() and 1 <= int(word) <= MAX_CHANNEL for word in words):
+        raise ValueError(f"expected channels from 1 to {MAX_CHANNEL}, such as {example}")
     channels = tuple(map(int, words))
     if len(set(channels)) < len(channels):
         raise ValueError(f"expected each channel once, such as {example}")

@@ -12,7 +12,16 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from . import StreamsepError
 from .channelmap import Wiring, parse, parse_inputs, parse_outputs, spell
@@ -20,6 +29,46 @@ from .channelmap import Wiring, parse, parse_inputs, parse_outputs, spell
 
 class ConfigError(StreamsepError):
     """A setting is unknown or out of range."""
+
+
+Decibels = Annotated[float, Field(allow_inf_nan=False)]
+MOST_STREAMS = 64
+
+
+def _inputs(words: str | None) -> str | None:
+    if words is not None:
+        parse_inputs(words)
+    return words
+
+
+def _outputs(words: str | None) -> str | None:
+    if words is not None:
+        parse_outputs(words)
+    return words
+
+
+InputChannels = Annotated[str, BeforeValidator(spell), AfterValidator(_inputs)]
+OutputChannels = Annotated[str, BeforeValidator(spell), AfterValidator(_outputs)]
+
+
+class StreamConfig(BaseModel):
+    """One `[[stream]]`: a microphone or line of its own, separated beside the others. Spelled as the settings of one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=32, description="for ports, files and OSC [default: its number]"
+    )
+    input_channels: InputChannels = Field(description="channels of the input device, such as 1,2; 1 to 8 of them")
+    output_channels: OutputChannels | None = Field(None, description="where its sources go [default: pairs, or the mix]")
+    gain: dict[str, Decibels] = Field(default_factory=dict, description="gain of each source at the start, dB")
+    mute: list[str] = Field(default_factory=list, description="sources that are muted at the start")
+    active: bool = Field(True, description="whether it takes part from the start; OSC lets it join and leave")
+
+    @property
+    def wiring(self) -> Wiring:
+        """The channels that are asked for."""
+        return parse(self.input_channels, self.output_channels)
 
 
 class Config(BaseModel):
@@ -57,10 +106,10 @@ class Config(BaseModel):
     osc_quit: bool = Field(False, description="whether /streamsep/quit ends the daemon")
     osc_jitter_ms: float = Field(20, ge=1, le=1000, description="how much later than others a packet to osc:PORT may come, ms")
     duration: float | None = Field(None, gt=0, description="stop after so many seconds [default: run until told to stop]")
-    input_channels: Annotated[str | None, BeforeValidator(spell)] = Field(
+    input_channels: Annotated[str | None, BeforeValidator(spell), AfterValidator(_inputs)] = Field(
         None, description="channels of the input device, such as 1,2; 1 to 8 of them [default: the first two]"
     )
-    output_channels: Annotated[str | None, BeforeValidator(spell)] = Field(
+    output_channels: Annotated[str | None, BeforeValidator(spell), AfterValidator(_outputs)] = Field(
         None, description="where sources go, such as 'vocals=1,2;accompaniment=3,4;mix=5,6' [default: pairs, or the mix]"
     )
     clocks: Literal["auto", "one", "two"] = Field(
@@ -70,15 +119,22 @@ class Config(BaseModel):
         default_factory=dict, description="settings of WASAPI or CoreAudio, such as exclusive = true (TOML only)"
     )
     record: str | None = Field(None, description="folder to record each source and what is heard into, as FLAC")
-    gain: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
-        default_factory=dict, description="gain of each source at the start, dB (TOML only)"
+    gain: dict[str, Decibels] = Field(default_factory=dict, description="gain of each source at the start, dB (TOML only)")
+    stream: list[StreamConfig] = Field(
+        default_factory=list, max_length=MOST_STREAMS, description="several microphones or lines, each by itself (TOML only)"
     )
 
-    @field_validator("input_channels", "output_channels")
+    @field_validator("stream")
     @classmethod
-    def _words(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None:
-            (parse_inputs if info.field_name == "input_channels" else parse_outputs)(value)
+    def _streams(cls, value: list[StreamConfig], info: ValidationInfo) -> list[StreamConfig]:
+        """Names that tell streams apart; nothing said twice."""
+        names = [stream.name or f"stream{n}" for n, stream in enumerate(value, 1)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"expected each name once, not {name!r} again")
+        for key in ("input_channels", "output_channels", "gain"):
+            if value and info.data.get(key):
+                raise ValueError(f"expected {key} in each [[stream]], not beside them")
         return value
 
     @property

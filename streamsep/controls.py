@@ -105,6 +105,25 @@ def apply(c, t, held, y):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def fade_out(c):  # type: ignore[no-untyped-def]
+    """Let the next hop fade to silence, as a reset begins."""
+    c.wanted[3 * (c.level.size - 2) + RESET] = 1
+
+
+@njit(nogil=True, cache=True)
+def fading(c):  # type: ignore[no-untyped-def]
+    """Whether the last hop faded out, as `fade_out` wanted."""
+    return c.restart[LEFT] > 0
+
+
+@njit(nogil=True, cache=True)
+def fade_in(c, hops):  # type: ignore[no-untyped-def]
+    """After `settle`: be silent for `hops`, then fade in, as a reset ends."""
+    c.restart[LEFT] = hops
+    c.level[c.level.size - 1] = 0
+
+
+@njit(nogil=True, cache=True)
 def forgotten(c):  # type: ignore[no-untyped-def]
     """Whether the network's state, too, has to be dropped now; True once for a reset."""
     forget = c.restart[FORGET] != 0

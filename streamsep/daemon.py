@@ -9,25 +9,29 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from . import StreamsepError, native
 from . import model as models
+from .batch import Batch
 from .config import Config, ConfigError, is_loopback
 from .devices.filedevice import FileDevice
 from .devices.opening import open_device, path_of, reopen_device
 from .devices.oscinput import OscInput
 from .devices.portaudiodevice import FILE, NONE, DeviceError
-from .engine import Separator
-from .live import Device, Live, LiveError
+from .engine import Engine, Separator
+from .lines import Lines, lines_of
+from .live import Device, Live, LiveError, Share
 from .meters import Meters
 from .osc import OscServer
+from .osc.host import Line
 from .osc.services import places, services
 from .recorder import Recorder, RecorderError
 from .rings import Rings
 from .soundfiles import write
+from .takes import Takes
 
 Report = dict[str, object]
 Tell = Callable[[str], None]
@@ -79,21 +83,41 @@ class Daemon:
         self._stop = threading.Event()
         self.memory_locked = ""  # or why it is not
 
-    def _build(self, device: Device) -> Live:
+    def _build(self, device: Device, engine: Separator | Batch | None = None) -> Live:
+        """The live path on `device`, with `engine` if that fits."""
+        rate, channels = device.sample_rate, device.in_channels
         try:
-            return Live(self._engine(device.sample_rate, device.in_channels), device)
+            if engine is None or engine.sample_rate != rate or (isinstance(engine, Separator) and engine.channels != channels):
+                engine = self._engine(rate, channels)
+            return Live(engine, device, self._shares(device))
         except ValueError as error:
             raise DeviceError(f"{device.name} does not fit the engine: {error}") from error
 
-    def _engine(self, sample_rate: int, channels: int) -> Separator:
-        """An engine with the gains of the configuration."""
-        separator = Separator(self._model, sample_rate, channels, self.config.provider)
-        for source, db in self.config.gain.items():
-            try:
-                separator.set_gain(source, db)
-            except ValueError as error:
-                raise ConfigError(f"gain: {error}") from error
-        return separator
+    def _shares(self, device: Device) -> list[Share]:
+        """What of `device` each stream has. Files and the network bring all their channels, others those that are heard."""
+        if self._lines is None:
+            return []
+        whole = isinstance(device, FileDevice | OscInput)
+        inputs = tuple(range(1, device.in_channels + 1)) if whole else self._lines.inputs
+        return self._lines.shares(device.routes, inputs, device.out_channels)
+
+    @property
+    def _lines(self) -> Lines | None:
+        """The streams, where the configuration names some."""
+        return lines_of(self.config, self._model.contract.sources)
+
+    def _engine(self, sample_rate: int, channels: int) -> Separator | Batch:
+        """An engine for each stream, with the gains of the configuration."""
+        if not (lines := self._lines):
+            separator = Separator(self._model, sample_rate, channels, self.config.provider)
+            _set(separator, self.config.gain)
+            return separator
+        batch = Batch(self._model, [(sample_rate, n) for n in lines.channels], self.config.provider)
+        for slot, stream in enumerate(lines.streams):
+            _set(batch.streams[slot], stream.gain, stream.mute)
+            if stream.active:
+                batch.join(slot)
+        return batch
 
     # ----------------------------------------------------------------------------------------------------------- its life
 
@@ -195,13 +219,16 @@ class Daemon:
 
     def _replace_live(self, live: Live) -> None:
         """Another engine, because the rate or the channels are others: recording and listeners begin anew."""
+        for slot, (stream, before) in enumerate(zip(live.streams, self.live.streams, strict=True)):
+            stream.follow(before)
+            if isinstance(live.engine, Batch) and isinstance(self.live.engine, Batch):
+                (live.engine.join if self.live.engine.wanted(slot) else live.engine.leave)(slot)
         live.prepare()
-        live.separator.follow(self.live.separator)
         recorded = self._recorder.recording
         self._end_take()
         self.live = live
         self._recorder = self._new_recorder()
-        self._osc.attach(live.separator, live.rings, live.meters)
+        self._osc.attach(live.separator, live.parts[0].rings, live.meters)
         if recorded:
             with suppress(ValueError):  # it was told
                 self._begin_take()
@@ -235,12 +262,9 @@ class Daemon:
         self.state = "changing"
         try:
             self._model = models.load(self.config.model)
-            separator = self._engine(self.live.separator.sample_rate, self.live.separator.channels)
+            engine = self._engine(self.live.separator.sample_rate, self.live.separator.channels)
             self.live.stop()
-            device = open_device(self.config, self._model)
-            if (separator.sample_rate, separator.channels) != (device.sample_rate, device.in_channels):
-                separator = self._engine(device.sample_rate, device.in_channels)
-            self._replace_live(Live(separator, device))
+            self._replace_live(self._build(open_device(self.config, self._model), engine))
             self.live.open(_BACK_WITHIN)
         except (StreamsepError, OSError) as error:
             self.config, self._model = before
@@ -257,10 +281,14 @@ class Daemon:
 
     # ---------------------------------------------------------------------------------------------------------- recording
 
-    def _new_recorder(self) -> Recorder:
-        separator = self.live.separator
-        folder = Path(self.config.record or "recordings")
-        return Recorder(folder, separator.sources, separator.channels, separator.sample_rate, self.live.rings)
+    def _new_recorder(self) -> Recorder | Takes:
+        folder, live = Path(self.config.record or "recordings"), self.live
+        names = self._lines.names if self._lines else ("",)
+        recorders = {
+            name: Recorder(folder / name, stream.sources, stream.channels, stream.sample_rate, part.rings)
+            for name, stream, part in zip(names, live.streams, live.parts, strict=True)
+        }
+        return Takes(folder, recorders, live.rings) if self._lines else recorders[""]
 
     @property
     def recording(self) -> str:
@@ -321,27 +349,56 @@ class Daemon:
             "sources": list(contract.sources),
             "device": live.device.name,
             "sample_rate": separator.sample_rate,
-            "in_channels": separator.channels,
+            "in_channels": live.device.in_channels,
             "out_channels": live.device.out_channels,
             "block": live.block,
             "hop": separator.geometry.hop_length,
-            "provider": separator.network.provider,
-            "c_api": separator.native,
+            "provider": live.engine.provider,
+            "c_api": live.engine.native,
             "realtime": live.realtime,
             "latency_ms": live.latency.ms(),
             "latency_samples": live.latency.samples(),
             "drift": getattr(live.device, "drift", {}),
-        }
+        } | self._describe_streams()
+
+    def _describe_streams(self) -> Report:
+        """Each stream and how it does, where there are several; nothing else."""
+        live, lines = self.live, self._lines
+        if lines is None or not isinstance(live.engine, Batch):
+            return {}
+        streams = [
+            {"name": name, "active": live.engine.wanted(slot), "channels": stream.channels, **stream.counts}
+            for slot, (name, stream) in enumerate(zip(lines.names, live.streams, strict=True))
+        ]
+        return {"together": live.engine.together, "streams": streams}
 
     @property
-    def separator(self) -> Separator:
+    def separator(self) -> Engine:
         """The engine that sounds now."""
         return self.live.separator
 
     @property
+    def lines(self) -> Sequence[Line]:
+        """The streams, where there are several."""
+        named = zip(self.config.stream, self.live.streams, self.live.parts, strict=True) if self.config.stream else ()
+        return [Line(stream.name or "", engine, part.meters) for stream, engine, part in named]
+
+    def active(self, stream: int) -> bool:
+        """Whether a stream (from 0) takes part, or soon will."""
+        assert isinstance(self.live.engine, Batch)
+        return self.live.engine.wanted(stream)
+
+    def activate(self, stream: int, on: bool) -> bool:
+        """Let a stream join or leave; whether it takes part then. One that takes part already goes on."""
+        assert isinstance(self.live.engine, Batch)
+        if on != self.active(stream):
+            (self.live.engine.join if on else self.live.engine.leave)(stream)
+        return on
+
+    @property
     def rings(self) -> Rings:
         """The engine's rings."""
-        return self.live.rings
+        return self.live.parts[0].rings
 
     @property
     def meters(self) -> Meters:
@@ -371,11 +428,24 @@ class Daemon:
                 flat |= {f"{key}.{part}": number for part, number in value.items()}
             elif isinstance(value, bool | int):
                 flat[key] = int(value)
+            elif key == "streams" and isinstance(value, list):
+                flat[key] = len(value)  # each has addresses of its own
             elif isinstance(value, list):
                 flat[key] = ",".join(map(str, value))
             else:
                 flat[key] = value if isinstance(value, float) else str(value)
         return flat
+
+
+def _set(engine: Engine, gains: Mapping[str, float], mutes: Sequence[str] = ()) -> None:
+    """What the configuration says of an engine at its start."""
+    try:
+        for source, db in gains.items():
+            engine.set_gain(source, db)
+        for source in mutes:
+            engine.set_mute(source, True)
+    except ValueError as error:
+        raise ConfigError(f"gain: {error}") from error
 
 
 def run(config: Config, announce: Callable[[Report], None], tell: Tell, stop: threading.Event) -> Report:

@@ -114,24 +114,22 @@ def take_mask(mask, held):  # type: ignore[no-untyped-def]
 def hop(s, step):  # type: ignore[no-untyped-def]
     """One whole hop from `s.x` to `s.y`; `step` is the network's `ort.Step`."""
     before_network(s)
-    conclude(s, step, ort.step(step))
-
-
-@njit(nogil=True, cache=True)
-def conclude(s, step, stepped):  # type: ignore[no-untyped-def]
-    """The second half of `hop`, after the network `stepped` or failed to."""
-    if not after_network(s, stepped):
+    if not after_network(s, ort.step(step)):
         step.turn[0] = ort.FROM_ZERO
 
 
 @njit(nogil=True, cache=True)
-def learn(s, step, stepped):  # type: ignore[no-untyped-def]
-    """Keep the mask of a network that `stepped` too late for its own hop: it is the last one now."""
+def learn(s, stepped):  # type: ignore[no-untyped-def]
+    """Keep the mask of a network that `stepped` too late for its own hop: it is the last one now.
+
+    False when the network's state is to be dropped, as its mask was not one.
+    """
     if not stepped:
         s.counts[FAILED_STEPS] += 1
-    elif not take_mask(s.mask, s.held):
-        s.counts[BAD_MASKS] += 1
-        step.turn[0] = ort.FROM_ZERO
+        return True
+    good = take_mask(s.mask, s.held)
+    s.counts[BAD_MASKS] += not good
+    return good
 
 
 @njit(nogil=True, cache=True)
@@ -174,7 +172,44 @@ def process(s, step, block, out):  # type: ignore[no-untyped-def]
 # ------------------------------------------------------------------------------------------------------------- the object
 
 
-class Separator(Steering):
+class Engine(Steering):
+    """What an engine is to those who steer and watch it, whoever steps it: a `Separator`, or one of a `batch.Batch`.
+
+    Raises
+    ------
+    ValueError
+        a rate or channel count outside its range.
+    """
+
+    state: Hop
+
+    def __init__(self, model: Model, sample_rate: int, channels: int) -> None:
+        if not CHANNELS[0] <= channels <= CHANNELS[1]:
+            raise ValueError(f"channels={channels} is out of range: expected {CHANNELS[0]} to {CHANNELS[1]}")
+        super().__init__()
+        self.model = model
+        self.sources = model.contract.sources
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.geometry = stft.Geometry.at(model.contract, sample_rate)
+
+    def _attach(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+        """Take the network's input `mag` `[shape=(n_bins,)]` and output `mask` `[shape=(sources, n_bins)]`."""
+        self.state = _make_state(self.geometry, mag, mask, self.channels)
+        self.controls = self.state.controls
+
+    @property
+    def latency(self) -> int:
+        """Samples by which the output is late, whatever the blocks: the algorithmic latency."""
+        return self.geometry.synthesis_length
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Hops done, input samples replaced, network steps failed and masks refused since it was begun anew."""
+        return dict(zip(COUNTS, map(int, self.state.counts), strict=True))
+
+
+class Separator(Engine):
     """Separates a stream of samples into sources.
 
     Parameters
@@ -199,32 +234,20 @@ class Separator(Steering):
     """
 
     def __init__(self, model: Model, sample_rate: int, channels: int, provider: str = "auto", use_c_api: bool = True) -> None:
-        check_channels(channels)
-        super().__init__()
-        self.model = model
-        self.sources = model.contract.sources
-        self.sample_rate = sample_rate
-        self.channels = channels
-        self.geometry = stft.Geometry.at(model.contract, sample_rate)
+        super().__init__(model, sample_rate, channels)
         self.network, self.provider_notes = ort.open_network(model, provider, use_c_api)
-        self.state = make_state(self.geometry, self.network.mag[0, 0], self.network.mask[0, 0], channels)
-        self.controls = self.state.controls
+        self._attach(self.network.mag[0, 0], self.network.mask[0, 0])
         self.reset()
 
     @property
-    def latency(self) -> int:
-        """Samples by which the output is late, whatever the blocks: the algorithmic latency."""
-        return self.geometry.synthesis_length
+    def provider(self) -> str:
+        """Where the network runs: "cpu" or "cuda"."""
+        return self.network.provider
 
     @property
     def native(self) -> bool:
         """Whether a hop runs without Python (through ONNX Runtime's C API)."""
         return isinstance(self.network, ort.NativeNetwork)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Hops done, input samples replaced, network steps failed and masks refused since the last `reset`."""
-        return dict(zip(COUNTS, map(int, self.state.counts), strict=True))
 
     @property
     def error(self) -> str | None:
@@ -294,14 +317,7 @@ class Separator(Steering):
         clear(self.state)
 
 
-def check_channels(channels: int) -> None:
-    """ValueError if an engine cannot have so many channels."""
-    if not CHANNELS[0] <= channels <= CHANNELS[1]:
-        raise ValueError(f"channels={channels} is out of range: expected {CHANNELS[0]} to {CHANNELS[1]}")
-
-
-def make_state(geometry: stft.Geometry, mag: NDArray[np.float32], mask: NDArray[np.float32], channels: int) -> Hop:
-    """An engine around the network's input `mag` `[shape=(n_bins,)]` and output `mask` `[shape=(sources, n_bins)]`."""
+def _make_state(geometry: stft.Geometry, mag: NDArray[np.float32], mask: NDArray[np.float32], channels: int) -> Hop:
     sources = mask.shape[0]
     transform = stft.make_transform(geometry, channels, sources)
     return Hop(

@@ -21,18 +21,24 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from . import StreamsepError, meters, native, stats, worker
+import numpy as np
+
+from . import StreamsepError, engine, meters, native, stats, worker
+from .batch import Batch, alone, attend
 from .channelmap import Routes
-from .engine import Separator
+from .engine import Engine, Separator
+from .meters import Meters
 from .rings import (
     BRIDGED,
     CALLS,
     EARLIEST,
     GETTIME,
+    IN_READ,
+    IN_WRITE,
     INPUT_XRUNS,
     LATE,
     LATEST,
@@ -54,15 +60,16 @@ from .rings import (
     disarm,
     forget_device,
     make_rings,
+    of_tap,
     position,
     publish,
-    put,
-    take,
 )
+from .worker import Desk, Line, make_desk
 
 SETTLE_SECONDS, OBSERVE_SECONDS = 0.3, 1.0
 RING_SECONDS = 1.0  # how long a worker may be held up before input is lost
-MARGIN = 8  # the understudy steps in so much of a hop before the device would run dry
+MARGIN = 8  # the understudy steps in so much of a hop before the device would run dry, earlier where it has many to bridge
+REHEARSALS = 32  # hops that are run before sound is let through
 FADE_OUT_WITHIN = 0.2  # s; a device that does not take the end of the sound is stopped all the same
 
 
@@ -139,8 +146,36 @@ def prefill(block: int, hop: int, spread: int = 0, waits: bool = False) -> int:
     return block + hop - math.gcd(block, hop) + max(0, hop - block) + bursts * block
 
 
+class Share(NamedTuple):
+    """What of a device belongs to one of many engines."""
+
+    columns: tuple[int, ...]  # of the device's input channels, from 0
+    routes: Routes | None  # where its sources go; None: as the rings have it for a single engine
+
+
+class Part(NamedTuple):
+    """What of a live path belongs to one of many engines, for those who listen."""
+
+    rings: Rings  # with its part of the tap
+    meters: Meters
+
+
 class Live:
-    """A device, an engine at the device's rate, and the threads between them.
+    """A device, one engine or many at the device's rate, and the threads between them.
+
+    Parameters
+    ----------
+    engine
+        a `Separator`, which takes all channels of the device; or a `Batch`.
+    shares
+        which part of the device each slot of the batch has. Slots are there if they have joined; others join later.
+
+    Attributes
+    ----------
+    streams
+        the engines' controls and figures, in order; `separator` is the first.
+    parts
+        of each of them: the rings with its own part of the tap, for those who listen; its meters. `meters` are the first's.
 
     Raises
     ------
@@ -148,25 +183,46 @@ class Live:
         the engine does not fit the device.
     """
 
-    def __init__(self, separator: Separator, device: Device) -> None:
-        self.separator = separator
+    def __init__(self, engine: Separator | Batch, device: Device, shares: Sequence[Share] = ()) -> None:
+        self.engine = engine
+        self.streams: list[Engine] = [*engine.streams] if isinstance(engine, Batch) else [engine]
+        self.separator = separator = self.streams[0]
+        self._shares = shares or [Share(tuple(range(device.in_channels)), None)]
         capacity = int(RING_SECONDS * device.sample_rate) + 8 * separator.geometry.hop_length
-        tap_channels = len(separator.sources) * separator.channels
-        self.rings = make_rings(capacity, device.in_channels, device.out_channels, tap_channels, device.routes)
+        widths = [len(stream.sources) * stream.channels for stream in self.streams]
+        taps = [sum(widths[:n]) for n in range(len(widths))]
+        self.rings = make_rings(capacity, device.in_channels, device.out_channels, sum(widths), device.routes)
         self.times, self.handover = stats.histogram(), stats.histogram()
-        self.meters = meters.make_meters(len(separator.sources))
+        self._lines = [
+            Line(
+                np.array(share.columns, np.int64),
+                share.routes or self.rings.routes,
+                tap,
+                meters.make_meters(len(stream.sources)),
+            )
+            for stream, share, tap in zip(self.streams, self._shares, taps, strict=True)
+        ]
+        self.parts = [Part(of_tap(self.rings, line.tap, n), line.meters) for line, n in zip(self._lines, widths, strict=True)]
+        self.meters = self._lines[0].meters
         self._granted: list[bool] = []  # real-time scheduling, to each thread
         self._threads: list[threading.Thread] = []
         self._seen = 0, time.monotonic()
         self._spreads: dict[tuple[str, int], int] = {}  # of devices (name, block) that were watched
-        self._earlier = dict.fromkeys(separator.counts, 0)  # of the devices before this one
+        self._bridging = 0  # ns that the understudy takes for a hop
+        self._earlier = dict.fromkeys(engine.counts, 0)  # of the devices before this one
         self._fit(device)
+
+    def _make_desk(self) -> Desk | None:
+        if not self.engine.native:
+            return None
+        slots = self.engine.compiled if isinstance(self.engine, Batch) else alone(self.engine)
+        return make_desk(slots, self._lines, self.rings, self.separator.geometry.hop_length)
 
     def _fit(self, device: Device) -> None:
         """Take `device`; its latency is known, and constant, from `open` on."""
         if not self.fits(device):
             raise LiveError(
-                f"engine at {self.separator.sample_rate} Hz with {self.separator.channels} channels in, "
+                f"engine at {self.separator.sample_rate} Hz with {self.rings.inward.shape[1]} channels in, "
                 f"{self.rings.outward.shape[1]} out: expected the device's {device.sample_rate} Hz, {device.in_channels} and "
                 f"{device.out_channels}"
             )
@@ -176,29 +232,46 @@ class Live:
 
     def fits(self, device: Device) -> bool:
         """Whether `device` has this engine's rate and channels."""
-        wanted = self.separator.sample_rate, self.separator.channels, self.rings.outward.shape[1]
-        return wanted == (device.sample_rate, device.in_channels, device.out_channels)
+        heard = all(len(share.columns) == stream.channels for share, stream in zip(self._shares, self.streams, strict=True))
+        wanted = self.separator.sample_rate, self.rings.inward.shape[1], self.rings.outward.shape[1]
+        return heard and wanted == (device.sample_rate, device.in_channels, device.out_channels)
 
     def prepare(self) -> None:
         """Compile the worker and warm the network, so that the first hop of sound costs no more than the others."""
         header = self.rings.header
         header[STOP] = 1
+        if isinstance(self.engine, Batch):
+            attend(self.engine.compiled)
         for role in self._roles():
             thread = threading.Thread(target=role)  # a thread of its own: it changes how its thread computes
             thread.start()
             thread.join()
-        state = self.separator.state
-        take(self.rings, state.x)
-        for _ in range(32):
-            self.separator.hop()
-        put(self.rings, state.y)
+        self._rehearse()
         for histogram in (self.times, self.handover):
-            stats.record(histogram, 1)
             histogram[:] = 0
-        meters.record(self.meters, state, 0, 0, 0)
-        meters.clear(self.meters)
+        for line in self._lines:
+            meters.clear(line.meters)
         clear(self.rings)
-        self.separator.reset()
+        self.engine.reset()
+
+    def _rehearse(self) -> None:
+        """Some hops of silence through worker and engines; and how long the understudy takes for one."""
+        header = self.rings.header
+        header[IN_WRITE] = REHEARSALS * self.separator.geometry.hop_length
+        header[STOP] = 0
+        thread = threading.Thread(target=self._roles()[0])
+        thread.start()
+        while position(header, IN_READ) < header[IN_WRITE]:
+            time.sleep(0.001)
+        publish(header, STOP, 1)
+        thread.join()
+        took = []
+        for _ in range(REHEARSALS):
+            start = time.perf_counter_ns()
+            engine.listen(self.separator.state)
+            engine.finish(self.separator.state)
+            took.append(time.perf_counter_ns() - start)
+        self._bridging = sorted(took)[REHEARSALS // 2] * len(self.streams)
 
     def open(self, timeout: float = 5.0) -> Latency:
         """Start the device, silent, and look at its blocks; the latency that will hold from the first sound on.
@@ -224,7 +297,7 @@ class Live:
         spread = self._observe()
         self.block = int(header[MAX_BLOCK])
         hop = self.separator.geometry.hop_length
-        waits = self.device.steady and self.separator.native and awaited(self.block, hop)
+        waits = self.device.steady and self.engine.native and awaited(self.block, hop)
         header[PATIENCE] = 500_000_000 * self.block // self.device.sample_rate if waits else 0
         self.prefill = prefill(self.block, hop, spread, waits)
         self.latency = Latency(
@@ -289,10 +362,10 @@ class Live:
         """
         self._fit(device)
         self._earlier = self._counts()
-        self.separator.reset()
+        self.engine.reset()
 
     def _counts(self) -> dict[str, int]:
-        return {name: count + self._earlier[name] for name, count in self.separator.counts.items()}
+        return {name: count + self._earlier[name] for name, count in self.engine.counts.items()}
 
     @property
     def realtime(self) -> bool:
@@ -325,7 +398,7 @@ class Live:
             "bad_samples": counts["bad_samples"],
             "failed_steps": counts["failed_steps"],
             "bad_masks": counts["bad_masks"],
-            "error": self.separator.error or "",
+            "error": self.engine.error or "",
             "step_ms": stats.summary(self.times),
             "handover_ms": stats.summary(self.handover),
             "deadline_ms": round(1e3 * self.separator.geometry.hop_length / self.device.sample_rate, 3),
@@ -339,13 +412,14 @@ class Live:
 
     def _roles(self) -> list[Callable[[], None]]:
         """What the threads do: the worker's part, and the understudy's where there can be one."""
-        separator, rings = self.separator, self.rings
-        hop_ns = 1_000_000_000 * separator.geometry.hop_length // separator.sample_rate
-        pause = min(max(hop_ns // 32, 50_000), 500_000)
-        if not separator.native:
-            return [lambda: worker.work_in_python(separator, rings, pause, self.times, self.handover, self.meters)]
-        step, clock = separator.network.compiled, native.clock()  # type: ignore[union-attr]
+        hop_ns = 1_000_000_000 * self.separator.geometry.hop_length // self.separator.sample_rate
+        pause, desk, engine = min(max(hop_ns // 32, 50_000), 500_000), self._make_desk(), self.engine
+        if desk is None:
+            assert isinstance(engine, Separator)
+            histograms = self.times, self.handover
+            return [lambda: worker.work_in_python(engine, self.rings, pause, *histograms, self.meters)]
+        margin = max(hop_ns // MARGIN, self._bridging if len(self.streams) > 1 else 0)
         return [
-            lambda: worker.work(separator.state, step, rings, clock, pause, self.times, self.handover, self.meters),
-            lambda: worker.stand_by(separator.state, rings, clock, hop_ns // MARGIN, hop_ns, self.meters),
+            lambda: worker.work(desk, pause, self.times, self.handover),
+            lambda: worker.stand_by(desk, min(margin, hop_ns // 2), hop_ns),
         ]

@@ -107,8 +107,8 @@ class Recorder:
             facts.append(f"{self._counts['clipped_samples']} samples clipped: turn the gains down")
         return "; ".join(facts)
 
-    def start(self) -> None:
-        """Begin a new take with what comes now; nothing while one runs.
+    def start(self, position: int | None = None) -> None:
+        """Begin a new take with what comes now, or with a `position` in the tap just passed; nothing while one runs.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Recorder:
                     "written, with room; choose another"
                 ) from error
             self.folder, self.error, self._counts = take.folder, "", take.counts
-            self._position = rings.position(self._rings.header, rings.TAP_WRITE)
+            self._position = rings.position(self._rings.header, rings.TAP_WRITE) if position is None else position
             self._stop.clear()
             self._ended.clear()
             pieces: Pieces = queue.Queue(self._length)

@@ -78,8 +78,13 @@ def make_rings(capacity: int, in_channels: int, out_channels: int, tap_channels:
     views = (memory[8 * HEADER : first], memory[first:second], memory[second:])
     channels = (in_channels, out_channels, tap_channels)
     inward, outward, tap = (v.view(np.float32).reshape(capacity, c) for v, c in zip(views, channels, strict=True))
-    routes = routes or default_routes(tap_channels // in_channels, in_channels, out_channels)
+    routes = routes or default_routes(max(1, tap_channels // in_channels), in_channels, out_channels)
     return Rings(memory, header, inward, outward, tap, routes)
+
+
+def of_tap(rings: Rings, first: int, channels: int) -> Rings:
+    """The same rings for a listener who is to hear but `channels` channels of the tap, from `first` on."""
+    return rings if channels == rings.tap.shape[1] else rings._replace(tap=rings.tap[:, first : first + channels])
 
 
 def clear(rings: Rings) -> None:
@@ -233,67 +238,101 @@ def note_time(header, frames):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def take(rings, x):  # type: ignore[no-untyped-def]
-    """The next hop of input into `x` `[shape=(channels, hop)]`, if it is there; whether it was.
-
-    A worker that was held up for longer than the ring is long goes on with the newest whole hop; the others are lost.
-    """
-    header, hop = rings.header, x.shape[1]
-    capacity = header[CAPACITY]
-    read = header[IN_READ]
-    ahead = position(header, IN_WRITE) - read
-    if ahead < hop:
+    """The next hop of input into `x` `[shape=(channels, hop)]`, if it is there; whether it was."""
+    first = next_hop(rings, x.shape[1])
+    if first < 0:
         return False
-    if ahead > capacity - header[MAX_BLOCK]:
-        skipped = (ahead - hop) // hop
-        header[LOST] += skipped
-        read += skipped * hop
-        out, tap = header[OUT_WRITE], header[TAP_WRITE]
-        for n in range(min(skipped * hop, capacity)):  # silence, or an old lap would be heard
-            rings.outward[(out + n) & (capacity - 1)] = 0
-            rings.tap[(tap + n) & (capacity - 1)] = 0
-        publish(header, OUT_WRITE, out + skipped * hop)
-        publish(header, TAP_WRITE, tap + skipped * hop)
-    for n in range(hop):
-        for c in range(x.shape[0]):
-            x[c, n] = rings.inward[(read + n) & (capacity - 1), c]
-    publish(header, IN_READ, read + hop)
+    for c in range(x.shape[0]):
+        copy_in(rings, first, c, x[c])
+    publish(rings.header, IN_READ, first + x.shape[1])
     return True
 
 
 @njit(nogil=True, cache=True)
-def put(rings, y):  # type: ignore[no-untyped-def]
-    """One finished hop `y` `[shape=(sources, channels, hop)]` to the device and to the listeners; whether it was in time.
+def next_hop(rings, hop):  # type: ignore[no-untyped-def]
+    """The position of the next hop of input, -1 while it is not there. Publish IN_READ when it is copied.
 
-    Else it is counted: frames of it were due before.
+    A worker that was held up for longer than the ring is long goes on with the newest whole hop; the others are lost.
     """
     header = rings.header
-    sources, channels, hop = y.shape
-    wrap = header[CAPACITY] - 1
-    write = header[OUT_WRITE]
-    for n in range(hop):
-        route(rings.routes, y, n, rings.outward[(write + n) & wrap])
-    in_time = position(header, OUT_READ) <= write
-    header[LATE] += not in_time
-    publish(header, OUT_WRITE, write + hop)
-    write = header[TAP_WRITE]
-    for n in range(hop):
-        frame = rings.tap[(write + n) & wrap]
-        for i in range(sources):
-            for c in range(channels):
-                frame[i * channels + c] = y[i, c, n]
-    publish(header, TAP_WRITE, write + hop)
+    capacity = header[CAPACITY]
+    read = header[IN_READ]
+    ahead = position(header, IN_WRITE) - read
+    if ahead < hop:
+        return -1
+    if ahead > capacity - header[MAX_BLOCK]:
+        skipped = (ahead - hop) // hop
+        header[LOST] += skipped
+        read += skipped * hop
+        frames = min(skipped * hop, capacity)
+        blank(rings.outward, header[OUT_WRITE], frames)  # silence, or an old lap would be heard
+        blank(rings.tap, header[TAP_WRITE], frames)
+        publish(header, OUT_WRITE, header[OUT_WRITE] + skipped * hop)
+        publish(header, TAP_WRITE, header[TAP_WRITE] + skipped * hop)
+    return read
+
+
+@njit(nogil=True, cache=True)
+def copy_in(rings, first, channel, x):  # type: ignore[no-untyped-def]
+    """A hop of one channel of the input, from position `first` on, into `x` `[shape=(hop,)]`."""
+    wrap = rings.header[CAPACITY] - 1
+    for n in range(x.size):
+        x[n] = rings.inward[(first + n) & wrap, channel]
+
+
+@njit(nogil=True, cache=True)
+def blank(ring, first, frames):  # type: ignore[no-untyped-def]
+    """Silence on `frames` of a ring, from position `first` on."""
+    for n in range(frames):
+        ring[(first + n) & (len(ring) - 1)] = 0
+
+
+@njit(nogil=True, cache=True)
+def put(rings, y):  # type: ignore[no-untyped-def]
+    """One finished hop `y` `[shape=(sources, channels, hop)]` to the device and to the listeners; whether it was in time."""
+    hop = y.shape[2]
+    blank(rings.outward, rings.header[OUT_WRITE], hop)
+    mix_in(rings, rings.routes, y)
+    in_time = hand_over(rings, hop)
+    copy_to_tap(rings, 0, y)
+    publish(rings.header, TAP_WRITE, rings.header[TAP_WRITE] + hop)
     return in_time
 
 
 @njit(nogil=True, cache=True)
-def route(routes, y, n, frame):  # type: ignore[no-untyped-def]
-    """Sample `n` of every source to one output frame `[shape=(out_channels,)]`, as the table says (see `channelmap`).
+def mix_in(rings, routes, y):  # type: ignore[no-untyped-def]
+    """Add the sources `y` `[shape=(sources, channels, hop)]` to the hop of output that comes next, as `routes` say.
 
-    A weight of 1 changes no bit: what goes straight to an output arrives there as it is.
+    A weight of 1 changes no bit: what goes straight to an output, and is alone there, arrives as it is.
     """
-    frame[:] = 0
-    for r in range(routes.weight.size):
-        frame[routes.where[r, 2]] += y[routes.where[r, 0], routes.where[r, 1], n] * routes.weight[r]
+    wrap, write = rings.header[CAPACITY] - 1, rings.header[OUT_WRITE]
+    for n in range(y.shape[2]):
+        frame = rings.outward[(write + n) & wrap]
+        for r in range(routes.weight.size):
+            frame[routes.where[r, 2]] += y[routes.where[r, 0], routes.where[r, 1], n] * routes.weight[r]
+
+
+@njit(nogil=True, cache=True)
+def hand_over(rings, hop):  # type: ignore[no-untyped-def]
+    """Let the device have the hop that was mixed; whether it was in time. Else it is counted: frames of it were due before."""
+    header = rings.header
+    write = header[OUT_WRITE]
+    in_time = position(header, OUT_READ) <= write
+    header[LATE] += not in_time
+    publish(header, OUT_WRITE, write + hop)
+    return in_time
+
+
+@njit(nogil=True, cache=True)
+def copy_to_tap(rings, first_channel, y):  # type: ignore[no-untyped-def]
+    """The sources `y` `[shape=(sources, channels, hop)]` to the listeners' next hop. Publish TAP_WRITE when all are there."""
+    sources, channels, hop = y.shape
+    wrap, write = rings.header[CAPACITY] - 1, rings.header[TAP_WRITE]
+    for n in range(hop):
+        frame = rings.tap[(write + n) & wrap]
+        for i in range(sources):
+            for c in range(channels):
+                frame[first_channel + i * channels + c] = y[i, c, n]
 
 
 # ---------------------------------------------------------------------------------------------------------- listener side

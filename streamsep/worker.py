@@ -1,28 +1,36 @@
 """The worker and its understudy: hop after hop from ring to ring, inside compiled code, and never a hop too late.
 
-Two threads share the engine's state, and one token in the rings' header says who has it. The worker takes it for a hop, and
+Two threads share the engines' state, and one token in the rings' header says who has it. The worker takes it for a hop, and
 lets go of it while the network runs: that is the only part that can take long without the worker's doing. The understudy
 sleeps until shortly before the device would run dry. If the hop is still not there it takes the token, finishes the hop with
-the last mask, and goes on like that, hop by hop, until the worker is back. So the sound is bridged with the delayed input
+the last masks, and goes on like that, hop by hop, until the worker is back. So the sound is bridged with the delayed input
 through the last mask and the delay never changes; overlap-add cross-fades the masks over one hop, into the bridge and out.
 
     IDLE -> WORKING -> STEPPING -> WORKING -> IDLE      a hop in time
                        STEPPING -> BRIDGING -> IDLE     the network is late: the understudy finishes the hop
     IDLE -> BRIDGING -> IDLE                            the worker is still inside it, or does not get the processor
 
-A worker that comes back too late keeps the network's state and leaves its mask as the last one.
+A worker that comes back too late keeps the network's state and leaves its masks as the last ones.
 
-These functions know rings and engine, and neither device nor Python.
+There may be one engine or many (`batch.Slots`), on the same rings and by the same clock: each has its `Line` to them. Who is
+there is looked at by the worker, at the beginning of its hop, and by nobody else.
+
+These functions know rings and engines, and neither device nor Python.
 """
 
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
+import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from . import engine, meters, native, ort, stats
+from . import batch, engine, meters, native, stats, structs
+from .channelmap import Routes
 from .engine import Separator
+from .meters import Meters
 from .rings import (
     ARMED,
     BRIDGED,
@@ -36,9 +44,16 @@ from .rings import (
     RUNNING,
     SAMPLE_RATE,
     STOP,
+    TAP_WRITE,
     TOKEN,
     WHEN,
     Rings,
+    blank,
+    copy_in,
+    copy_to_tap,
+    hand_over,
+    mix_in,
+    next_hop,
     position,
     publish,
     put,
@@ -50,78 +65,152 @@ SHORT_PAUSE = 20_000  # ns; while the understudy finishes a hop
 NEVER = 1 << 62
 
 
+class Line(NamedTuple):
+    """How one engine hangs on the rings."""
+
+    columns: NDArray[np.int64]  # [shape=(channels,)]: its channels of the input ring
+    routes: Routes  # where its sources go
+    tap: int  # its first channel of the tap
+    meters: Meters
+
+
+class Desk(NamedTuple):
+    """What the two threads work on."""
+
+    slots: batch.Slots
+    lines: structs.Table  # every slot's `Line`
+    rings: Rings
+    clock: native.Clock
+    hop: int  # samples
+
+
+def make_desk(slots: batch.Slots, lines: list[Line], rings: Rings, hop: int) -> Desk:
+    """A desk; whoever holds it must hold the lines, too."""
+    return Desk(slots, structs.table(lines), rings, native.clock(), hop)
+
+
 @njit(nogil=True, cache=True)
-def work(s, step, rings, clock, pause, times, handover, history):  # type: ignore[no-untyped-def]
+def work(d, pause, times, handover):  # type: ignore[no-untyped-def]
     """Separate hop after hop until STOP is set; sleep `pause` ns when there is none.
 
-    `times` gets what a hop took, `handover` how long after the arrival of its last block it was on the output ring, ns;
-    `history` is the meters'.
+    `times` gets what a hop took, `handover` how long after the arrival of its last block it was on the output ring, ns.
     """
     native.flush_denormals()
-    header, hop = rings.header, s.x.shape[1]
+    header, hop = d.rings.header, d.hop
     publish(header, RUNNING, 1)
     while position(header, STOP) == 0:
         if waiting(header, hop) and claim(header, IDLE, WORKING):
-            turn(s, step, rings, clock, times, handover, history)
+            turn(d, times, handover)
             publish(header, TOKEN, IDLE)
         else:
-            native.sleep_ns(clock.nanosleep, pause)
+            native.sleep_ns(d.clock.nanosleep, pause)
 
 
 @njit(nogil=True, cache=True)
-def turn(s, step, rings, clock, times, handover, history):  # type: ignore[no-untyped-def]
+def turn(d, times, handover):  # type: ignore[no-untyped-def]
     """One hop of the worker's, which has the token and has it again at the end."""
-    header = rings.header
-    if not take(rings, s.x):
+    header, slots = d.rings.header, d.slots
+    batch.attend(slots, True)
+    batch.call(slots)
+    count = slots.called[0]
+    if not fetch(d):
         return
-    arrival, start = position(header, WHEN), native.monotonic_ns(clock.gettime)
-    engine.before_network(s)
+    arrival, start = position(header, WHEN), native.monotonic_ns(d.clock.gettime)
+    batch.before_network(slots, count)
     publish(header, TOKEN, STEPPING)
-    stepped = ort.step(step)
+    batch.step(slots, count)
     if claim(header, STEPPING, WORKING):
-        engine.conclude(s, step, stepped)
-        put(rings, s.y)
-        end = native.monotonic_ns(clock.gettime)
+        batch.conclude(slots, count)
+        deliver(d)
+        end = native.monotonic_ns(d.clock.gettime)
         stats.record(handover, end - arrival)
-        meters.record(history, s, start, end, header[LATE])
+        measure(d, start, end)
     else:
         while not claim(header, IDLE, WORKING):
-            native.sleep_ns(clock.nanosleep, SHORT_PAUSE)
-        engine.learn(s, step, stepped)
-        end = native.monotonic_ns(clock.gettime)
+            native.sleep_ns(d.clock.nanosleep, SHORT_PAUSE)
+        batch.learn(slots, count)
+        end = native.monotonic_ns(d.clock.gettime)
     stats.record(times, end - start)
 
 
 @njit(nogil=True, cache=True)
-def stand_by(s, rings, clock, margin, pause, history):  # type: ignore[no-untyped-def]
+def stand_by(d, margin, pause):  # type: ignore[no-untyped-def]
     """The understudy: bridge what is not there `margin` ns before it is due, until STOP is set; look every `pause` ns."""
     native.flush_denormals()
-    header, hop = rings.header, s.x.shape[1]
+    header, hop = d.rings.header, d.hop
     while position(header, STOP) == 0:
-        spare = dry_at(header) - margin - native.monotonic_ns(clock.gettime)
+        spare = dry_at(header) - margin - native.monotonic_ns(d.clock.gettime)
         if spare > 0:
-            native.sleep_ns(clock.nanosleep, min(spare, pause))
+            native.sleep_ns(d.clock.nanosleep, min(spare, pause))
         elif claim(header, STEPPING, BRIDGING):
-            bridge(s, rings, clock, history)
+            bridge(d)
             publish(header, TOKEN, IDLE)
         elif waiting(header, hop) and claim(header, IDLE, BRIDGING):
-            if take(rings, s.x):
-                engine.listen(s)  # the network may be reading its input at this moment: that stays as it is
-                bridge(s, rings, clock, history)
+            if fetch(d):
+                listen(d)
+                bridge(d)
             publish(header, TOKEN, IDLE)
         else:
-            native.sleep_ns(clock.nanosleep, min(margin // 2, pause))
+            native.sleep_ns(d.clock.nanosleep, min(margin // 2, pause))
 
 
 @njit(nogil=True, cache=True)
-def bridge(s, rings, clock, history):  # type: ignore[no-untyped-def]
-    """Finish the hop with the last mask, and count it as late."""
-    start = native.monotonic_ns(clock.gettime)
-    engine.finish(s)
-    rings.header[BRIDGED] += 1
-    if put(rings, s.y):
-        rings.header[LATE] += 1
-    meters.record(history, s, start, native.monotonic_ns(clock.gettime), rings.header[LATE])
+def listen(d):  # type: ignore[no-untyped-def]
+    """A hop without the network, which may be reading its input at this moment: that stays as it is."""
+    for n in range(d.slots.called[0]):
+        engine.listen(batch.at(d.slots, d.slots.ready[n]))
+
+
+@njit(nogil=True, cache=True)
+def bridge(d):  # type: ignore[no-untyped-def]
+    """Finish the hop with the last masks, and count it as late."""
+    start = native.monotonic_ns(d.clock.gettime)
+    batch.bridge(d.slots, d.slots.called[0])
+    d.rings.header[BRIDGED] += 1
+    if deliver(d):
+        d.rings.header[LATE] += 1
+    measure(d, start, native.monotonic_ns(d.clock.gettime))
+
+
+@njit(nogil=True, cache=True)
+def fetch(d):  # type: ignore[no-untyped-def]
+    """The next hop of input into every engine that is there; whether there was one."""
+    first = next_hop(d.rings, d.hop)
+    if first < 0:
+        return False
+    for n in range(d.slots.called[0]):
+        slot = d.slots.ready[n]
+        s, line = batch.at(d.slots, slot), structs.at(d.lines, slot)
+        for c in range(line.columns.size):
+            copy_in(d.rings, first, line.columns[c], s.x[c])
+    publish(d.rings.header, IN_READ, first + d.hop)
+    return True
+
+
+@njit(nogil=True, cache=True)
+def deliver(d):  # type: ignore[no-untyped-def]
+    """The finished hop of every engine that is there to the device and to the listeners, silence of the others; as `put`."""
+    rings, hop = d.rings, d.hop
+    blank(rings.outward, rings.header[OUT_WRITE], hop)
+    for n in range(d.slots.called[0]):
+        slot = d.slots.ready[n]
+        mix_in(rings, structs.at(d.lines, slot).routes, batch.at(d.slots, slot).y)
+    in_time = hand_over(rings, hop)
+    if d.slots.called[0] < d.slots.seen.size:
+        blank(rings.tap, rings.header[TAP_WRITE], hop)
+    for n in range(d.slots.called[0]):
+        slot = d.slots.ready[n]
+        copy_to_tap(rings, structs.at(d.lines, slot).tap, batch.at(d.slots, slot).y)
+    publish(rings.header, TAP_WRITE, rings.header[TAP_WRITE] + hop)
+    return in_time
+
+
+@njit(nogil=True, cache=True)
+def measure(d, start, end):  # type: ignore[no-untyped-def]
+    """The hop, begun at `start` and done at `end`, into the meters of every engine that is there."""
+    for n in range(d.slots.called[0]):
+        slot = d.slots.ready[n]
+        meters.record(structs.at(d.lines, slot).meters, batch.at(d.slots, slot), start, end, d.rings.header[LATE])
 
 
 @njit(nogil=True, cache=True)
@@ -149,7 +238,7 @@ def dry_at(header):  # type: ignore[no-untyped-def]
 
 
 def work_in_python(separator: Separator, rings: Rings, pause: int, times, handover, history) -> None:  # type: ignore[no-untyped-def]
-    """`work` where ONNX Runtime has no C library: slower, at the mercy of the GIL, and without an understudy."""
+    """`work` where ONNX Runtime has no C library: slower, at the mercy of the GIL, for one engine, without an understudy."""
     publish(rings.header, RUNNING, 1)
     while not rings.header[STOP]:
         if not take(rings, separator.state.x):

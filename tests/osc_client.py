@@ -142,6 +142,7 @@ class Daemon:
     devices: tuple[str, str] = ("in", "out")
     recording: str = ""
     state: str = "running"
+    lines: tuple = ()
 
     def __post_init__(self):
         self.meters = meters.make_meters(len(self.separator.sources))

@@ -298,18 +298,19 @@ def test_memory_of_the_runtimes_own(aligned):
 
 
 @njit
-def doubled(table, like):
-    for n in range(len(table)):
-        structs.at(table, n, like).mag[:] *= 2
+def doubled(table):
+    for n in range(len(table.memory)):
+        structs.at(table, n).mag[:] *= 2
 
 
 def test_a_table_holds_what_belongs_to_others(aligned):
     network = rows.RowsNetwork(aligned, 3)
-    made = [batch.Stream(aligned, 48_000, 1 + n, network.compiled.mag[n], network.compiled.mask[n]).state for n in range(3)]
+    parts = network.compiled
+    made = [batch.Stream(aligned, 48_000, 1 + n).begin(parts.mag[n], parts.mask[n]) for n in range(3)]
     table = structs.table(made)
     network.compiled.mag[:] = [[1], [2], [3]]
     for _ in range(100):  # an array counted down for each look would be gone
-        doubled(table, made[0])
+        doubled(table)
         network.compiled.mag[:] /= 2
-    doubled(table, made[0])
+    doubled(table)
     assert [s.mag[0] for s in made] == [2, 4, 6]

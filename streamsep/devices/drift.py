@@ -43,12 +43,12 @@ from ..rings import (
 
 Kernel = NDArray[np.float32]
 
-PLACES = 64
+PLACES = 128
 # Fixed before sound. RINGS, KERNEL, SCRATCH: addresses; WIDTH: channels of the input stream; TAPS: the kernel's length.
 # float64: NOMINAL, input frames for each output frame; MARGIN, input frames; IN_RATE and OUT_RATE, Hz.
 # CLOCK: the address of clock_gettime, 0 where PortAudio's own time must do.
 RINGS, WIDTH, TAPS, KERNEL, SCRATCH, NOMINAL, MARGIN, IN_RATE, OUT_RATE, CLOCK = range(10)
-PICKS = 10  # eight of them: the device's channels that are recorded, from 0
+PICKS = 64  # to the end: the device's channels that are recorded, from 0
 # A line, float64: when the next call is due, s; a frame, s; its age, s; the farthest that calls came early and late, s; whether
 # it has been begun anew since the stream's own beginning, which is a burst with most of them; for how long calls have been off
 # to one side, and how far the last was, s.
@@ -98,7 +98,7 @@ def make_bridge(rings: Rings, kernel: Kernel, scratch: NDArray[np.float64], in_r
     times = bridge.view(np.float64)
     bridge[[RINGS, WIDTH]] = rings.memory.ctypes.data, rings.inward.shape[1]
     bridge[[TAPS, KERNEL, SCRATCH]] = kernel.shape[1], kernel.ctypes.data, scratch.ctypes.data
-    bridge[PICKS : PICKS + 8] = range(8)
+    bridge[PICKS:] = range(PLACES - PICKS)
     times[[NOMINAL, IN_RATE, OUT_RATE]] = in_rate / out_rate, in_rate, out_rate
     begin_line(times, CAPTURE, float(in_rate))
     begin_line(times, PLAYBACK, float(out_rate))

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from ..native import monotonic_ns, sleep_ns
 from ..rings import ARMED, CAPACITY, GETTIME, HEADER, INPUT_XRUNS, OUT_READ, OUT_WRITE, WHEN, exchange, position, publish
 
-MAX_FRAMES, MAX_INPUTS, MAX_OUTPUTS = 8192, 8, 64  # of one block; of ports
+MAX_FRAMES, MAX_INPUTS, MAX_OUTPUTS = 8192, 64, 256  # of one block; of ports
 CAPTURE, PLAYBACK = 0, 1  # jack_latency_callback_mode_t
 
 # Fixed while the client is active: addresses of C functions and of memory, the server's block and rate, numbers of ports.

@@ -53,7 +53,7 @@ class JackDevice:
     sample_rate, block
         refused where the server's are others: they belong to all its clients.
     wiring
-        which of the ports that `source` and `sink` mean, counted from 1; its inputs are the input ports, 1 to 8. Without:
+        which of the ports that `source` and `sink` mean, counted from 1; its inputs are the input ports, 1 to 64. Without:
         as many as `source` has, up to 2.
 
     Raises
@@ -96,7 +96,7 @@ class JackDevice:
             raise
         self.in_channels, self.out_channels = len(self._wiring.inputs) or min(2, len(self._from) or 2), 2 * len(sources)
         self._sources = tuple(sources)
-        self._names = [f"input_{i + 1}" for i in range(self.in_channels)]
+        self._names = list(self._wiring.input_names) or [f"input_{i + 1}" for i in range(self.in_channels)]
         self._names += [f"{stem}_{i}" for stem in sources for i in (1, 2)]
         ends = [client_of(ports[0]) if ports else NONE for ports in (self._from, self._to)]
         self.name = f"{ends[0]} -> {ends[1]} ({HOST_API}, client {self.client})"
@@ -122,7 +122,7 @@ class JackDevice:
         if self._to and self._wiring.highest_output > len(self._to):
             raise DeviceError(f"output channel {self._wiring.highest_output}: expected 1 to {len(self._to)}: {self._to}")
         for name in outputs:
-            if name not in (*sources, MIX):
+            if not self._wiring.members(name, sources):
                 raise DeviceError(f"output channels of {name!r}: expected one of {', '.join((*sources, MIX))}")
 
     # ----------------------------------------------------------------------------------------------------- start and stop
@@ -187,7 +187,6 @@ class JackDevice:
         """What to connect: the number of an own port, and the name of the other one."""
         numbers, outputs = self._wiring.inputs or range(1, self.in_channels + 1), self._wiring.outputs
         wires = [(i, self._from[n - 1]) for i, n in enumerate(numbers) if n <= len(self._from)]
-        pairs = {stem: range(self.in_channels + 2 * i, self.in_channels + 2 * i + 2) for i, stem in enumerate(self._sources)}
         if not self._to:
             return wires
         if not outputs and len(self._to) < self.out_channels:
@@ -195,15 +194,18 @@ class JackDevice:
         if not outputs:
             return wires + list(zip(range(self.in_channels, len(self._names)), self._to, strict=False))
         for name, channels in outputs.items():
-            for pair in pairs.values() if name == MIX else [pairs[name]]:
-                wires += self._spread(pair, [self._to[c - 1] for c in channels])
+            for source in self._wiring.members(name, self._sources):
+                wires += self._spread(source, [self._to[c - 1] for c in channels])
         return wires
 
-    def _spread(self, pair: range, to: list[str]) -> list[tuple[int, str]]:
+    def _spread(self, source: str, to: list[str]) -> list[tuple[int, str]]:
         """A source's pair of ports to one, two or more of a sink's. A graph can only add: one port gets the pair's sum."""
+        first = self.in_channels + 2 * self._sources.index(source)
+        pair = range(first, first + 2)
         if len(to) == 1:
             # Of a mono signal both are the same: their sum would be twice as loud.
-            return [(number, to[0]) for number in (pair[:1] if self.in_channels == 1 else pair)]
+            mono = self._wiring.channels.get(source, self.in_channels) == 1
+            return [(number, to[0]) for number in (pair[:1] if mono else pair)]
         return [(pair[min(i, 1)], port) for i, port in enumerate(to)]
 
     def _remembered(self) -> list[tuple[int, str]]:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..config import Config
+from ..lines import as_one
 from ..live import Device
 from ..model import Model
 from . import jackdevice
@@ -35,17 +36,17 @@ def open_device(config: Config, model: Model) -> Device:
     source, sink = (None if name == DEFAULT else name for name in (config.input, config.output))
     names = [name for name in (source, sink) if name not in (None, NONE)]
     prefixes = {name.partition(":")[0].upper() for name in names} & PREFIXES
-    sources = model.contract.sources
+    sources, wiring = as_one(config, model.contract.sources)
 
     def jack() -> Device:
-        return jackdevice.open_jack(source, sink, sources, config.rate, config.block, config.wiring)
+        return jackdevice.open_jack(source, sink, sources, config.rate, config.block, wiring)
 
     if prefixes == {JACK} or (not names and jackdevice.available()):
         return jack()
     if not prefixes and not any(map(str.isdecimal, names)) and jackdevice.available():
         with suppress(DeviceError):  # then the name is one of PortAudio's, or PortAudio says what there is
             return jack()
-    wishes = config.wiring, config.host_api, config.clocks
+    wishes = wiring, config.host_api, config.clocks
     return PortAudioDevice(config.input, config.output, config.rate, config.block, _hop_seconds(model), sources, *wishes)
 
 
@@ -71,7 +72,8 @@ def _open_file(config: Config, model: Model) -> FileDevice:
         )
     if config.output not in (None, NONE) and not path_of(config.output).resolve().parent.is_dir():
         raise DeviceError(f"output={config.output!r}: its folder does not exist; make it or choose another")
-    device = FileDevice(path_of(config.input), config.block, _hop_seconds(model), len(model.contract.sources))
+    sources, _ = as_one(config, model.contract.sources)
+    device = FileDevice(path_of(config.input), config.block, _hop_seconds(model), len(sources))
     if config.rate not in (None, device.sample_rate):
         raise DeviceError(f"rate={config.rate} Hz: expected the file's own {device.sample_rate} Hz, or leave it out")
     return device
@@ -84,7 +86,8 @@ def _open_osc(config: Config, model: Model) -> OscInput:
         raise DeviceError(f"input={config.input!r}: expected {OSC}PORT with 0 to 65535, 0 for any free one")
     sink = None
     if str(config.output or "").startswith(FILE):
-        sink = FileSink(path_of(config.output), config.rate or DEFAULT_RATE, 2 * len(model.contract.sources))
+        sources, _ = as_one(config, model.contract.sources)
+        sink = FileSink(path_of(config.output), config.rate or DEFAULT_RATE, 2 * len(sources))
     elif config.output not in (None, NONE):
         raise DeviceError(
             f"input={config.input!r} with output={config.output!r}: sound from the network goes out over OSC or to a file; "

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import meters
 from ..controls import ScheduleFullError
-from ..engine import Separator
 from .client import Client
-from .host import Value
-from .row import Ask, Row
+from .host import Line, Value
+from .row import Ask, Place, Row
 from .surface import ERROR, ROWS
 from .wire import Message, build, parse, search, seconds, split
 
@@ -39,16 +38,18 @@ class Target(NamedTuple):
     """What a concrete address means."""
 
     row: Row
-    source: str  # "": none
+    place: Place
 
 
-def make_targets(separator: Separator) -> dict[str, Target]:
-    """Every concrete address of a daemon with this engine."""
+def make_targets(sources: Sequence[str], lines: Sequence[Line]) -> dict[str, Target]:
+    """Every concrete address of a daemon with these sources and streams; a stream goes by its number and by its name."""
+    calls = [(n, call) for n, line in enumerate(lines) for call in (str(n + 1), line.name) if call]
     return {
-        row.address.replace("<name>", name): Target(row, name)
+        row.address.replace("<n>", call).replace("<name>", name): Target(row, Place(name, stream))
         for row in ROWS
         if row.handler
-        for name in (separator.sources if "<name>" in row.address else [""])
+        for stream, call in (calls if "<n>" in row.address else [(0, "")])
+        for name in (sources if "<name>" in row.address else [""])
     }
 
 
@@ -74,7 +75,7 @@ class Dispatcher:
         self._left, self._full = MOST, False
         self._server.renew(client)
         alone = len(messages) == 1 and messages[0][1].address in self._server.targets
-        with nullcontext() if alone else self._server.separator.together():
+        with nullcontext() if alone else self._together():
             for time_tag, group in groupby(messages, itemgetter(0)):
                 self._obey(seconds(time_tag) - time.time(), [message for _, message in group], client)
 
@@ -92,7 +93,7 @@ class Dispatcher:
             self.refuse(messages[0].address, reason, client)
             return
         try:
-            with self._server.separator.at(self._position(ahead)):
+            with self._at(ahead):
                 replies = [reply for message in messages for reply in self._answers(message, client, waits=True)]
         except ScheduleFullError as error:
             self.refuse(messages[0].address, str(error), client)
@@ -100,11 +101,23 @@ class Dispatcher:
             for reply in replies:
                 self.post(reply, client)
 
-    def _position(self, ahead: float) -> int:
-        """Where the engine's clock will be in `ahead` s, as far as can be told now; it stands while no sound comes."""
-        separator = self._server.separator
-        now = meters.clock_of(self._server.meters, separator.sample_rate, time.monotonic_ns())
-        return round((separator.clock if now is None else now) + ahead * separator.sample_rate)
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for engine in self._server.engines:
+                stack.enter_context(engine.together())
+            yield
+
+    @contextmanager
+    def _at(self, ahead: float) -> Iterator[None]:
+        """Where each engine's clock will be in `ahead` s, as far as can be told now; it stands while no sound comes."""
+        histories = [line.meters for line in self._server.lines] or [self._server.meters]
+        with ExitStack() as stack:
+            for engine, history in zip(self._server.engines, histories, strict=True):
+                now = meters.clock_of(history, engine.sample_rate, time.monotonic_ns())
+                position = round((engine.clock if now is None else now) + ahead * engine.sample_rate)
+                stack.enter_context(engine.at(position))
+            yield
 
     def _answers(self, message: Message, client: Client, waits: bool) -> Iterator[bytes]:
         targets = self._find(message.address)
@@ -117,10 +130,10 @@ class Dispatcher:
         if not targets:
             yield self._refusal(message.address, self._unknown(message.address))
         for address in targets:
-            row, source = self._server.targets[address]
+            row, place = self._server.targets[address]
             try:
                 assert row.handler
-                values = row.handler(self._server, Ask(client, source), *self._read(row, message, waits))
+                values = row.handler(self._server, Ask(client, place), *self._read(row, message, waits))
                 yield build(row.reply_address or address, values)
             except ValueError as error:
                 yield self._refusal(address, str(error))
@@ -158,9 +171,9 @@ class Dispatcher:
 
     def values(self, address: str) -> list[Value] | None:
         """What an address holds now; None where that cannot be told."""
-        row, source = self._server.targets[address]
+        row, place = self._server.targets[address]
         try:
-            return row.get(self._server, source) if row.get else None
+            return row.get(self._server, place) if row.get else None
         except Exception:  # as in `_answers`
             return None
 

@@ -6,22 +6,40 @@ here, done elsewhere, and seen by its result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from ..engine import Separator
+from ..engine import Engine
 from ..meters import Meters
 from ..rings import Rings
 
 Value = int | float | str
 
 
+class Line(NamedTuple):
+    """One of several streams."""
+
+    name: str  # "" if it has but a number
+    engine: Engine
+    meters: Meters
+
+
 class Host(Protocol):
     """A running daemon."""
 
     @property
-    def separator(self) -> Separator:
-        """The engine that sounds now. When it is replaced, the daemon calls `OscServer.attach`."""
+    def separator(self) -> Engine:
+        """The engine that sounds now, the first where there are several. When it is replaced: `OscServer.attach`."""
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """The streams, where there are several; the first is `separator`. Else none."""
+
+    def active(self, stream: int) -> bool:
+        """Whether a stream (from 0) takes part, or soon will."""
+
+    def activate(self, stream: int, on: bool) -> bool:
+        """Let a stream join or leave; whether it takes part then."""
 
     @property
     def rings(self) -> Rings:

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING
 from .dumping import DUMP
 from .host import Value
 from .leases import LEASE, Lease
-from .row import PORT, Ask, Row, parameter, switch, text, told
+from .row import PORT, Ask, Place, Row, parameter, switch, text, told
 
 if TYPE_CHECKING:
     from .server import OscServer
 
 
-def _model(server: OscServer, _: str, name: str) -> str:
+def _model(server: OscServer, _: Place, name: str) -> str:
     server.host.choose(model=name)
     return server.host.model
 
 
-def _input(server: OscServer, _: str, name: str) -> str:
+def _input(server: OscServer, _: Place, name: str) -> str:
     server.host.choose(input=name)
     return server.host.devices[0]
 
 
-def _output(server: OscServer, _: str, name: str) -> str:
+def _output(server: OscServer, _: Place, name: str) -> str:
     server.host.choose(output=name)
     return server.host.devices[1]
 
 
-def _record(server: OscServer, _: str, on: bool) -> int:
+def _record(server: OscServer, _: Place, on: bool) -> int:
     return int(server.host.record(on))
 
 

@@ -47,21 +47,28 @@ class Argument(NamedTuple):
         return f"[{self.name}]" if self.optional else self.name
 
 
+class Place(NamedTuple):
+    """What an address names: the source ("" where it has none), and the stream, from 0 (the first where it has none)."""
+
+    source: str = ""
+    stream: int = 0
+
+
 class Ask(NamedTuple):
-    """Who asks, and the source in the address ("" where it has none)."""
+    """Who asks, and for what."""
 
     sender: Client
-    source: str
+    place: Place
 
 
 Handler = Callable[Concatenate["OscServer", Ask, ...], list[Value]]  # (server, ask, *arguments) -> the reply's arguments
-Getter = Callable[["OscServer", str], list[Value]]  # (server, source) -> the values that hold now
+Getter = Callable[["OscServer", Place], list[Value]]  # -> the values that hold now
 
 
 class Row(NamedTuple):
     """One address of the OSC surface. Without a handler it is a message that the server sends."""
 
-    address: str  # `<name>` stands for each source's name
+    address: str  # `<name>` stands for each source's name, `<n>` for each stream's number, or its name
     arguments: tuple[Argument, ...]
     help: str
     handler: Handler | None = None
@@ -117,18 +124,18 @@ def parameter(
     address: str,
     value: Argument,
     help: str,
-    get: Callable[[OscServer, str], Value],
-    set: Callable[[OscServer, str, Any], Value] | None = None,
+    get: Callable[[OscServer, Place], Value],
+    set: Callable[[OscServer, Place, Any], Value] | None = None,
     timed: bool = False,
     slow: bool = False,
 ) -> Row:
     """A row with one value: with an argument the message sets it, without one it asks; no `set`: it can only be asked."""
 
     def handle(server: OscServer, ask: Ask, *values: Any) -> list[Value]:
-        return [set(server, ask.source, *values) if values and set else get(server, ask.source)]
+        return [set(server, ask.place, *values) if values and set else get(server, ask.place)]
 
-    def values(server: OscServer, source: str) -> list[Value]:
-        return [get(server, source)]
+    def values(server: OscServer, place: Place) -> list[Value]:
+        return [get(server, place)]
 
     return Row(
         address, (value,) if set else (), help, handle, values, told=(value,), steers=set is not None, timed=timed, slow=slow

@@ -21,14 +21,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import rings
-from ..engine import Separator
+from ..engine import Engine
 from ..meters import Meters
 from ..rings import Rings
 from . import metering, notify
 from .client import Address, Client, UdpClient
 from .dispatch import Dispatcher, Target, make_targets
 from .dumping import Dumping
-from .host import Host, Value
+from .host import Host, Line, Value
 from .leases import Leases
 from .streams import Streams
 from .ticker import Ticker
@@ -79,7 +79,9 @@ class OscServer:
     """
 
     host: Host
-    separator: Separator
+    separator: Engine
+    lines: tuple[Line, ...]  # the streams, where there are several
+    engines: tuple[Engine, ...]  # those of the streams, or `separator`
     rings: Rings
     meters: Meters
     targets: dict[str, Target]  # what each concrete address means
@@ -181,7 +183,7 @@ class OscServer:
         self._thread = None
         self.streams.running.clear()
 
-    def attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+    def attach(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         """Serve another engine from now on; when this returns, nothing of the old one is used any more.
 
         The addresses are made anew, whoever is notified hears everything again, meters and sound go on with what it has.
@@ -234,17 +236,19 @@ class OscServer:
             for ticker in self._tickers:
                 ticker.stop()
 
-    def _attach(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+    def _attach(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         self.streams.attach(separator, rings)
         self._use(separator, rings, meters)
-        self.metering.attach(meters)
+        self.metering.attach()
         self.notify.restart()
         for tell in self.changed:
             tell()
 
-    def _use(self, separator: Separator, rings: Rings, meters: Meters) -> None:
+    def _use(self, separator: Engine, rings: Rings, meters: Meters) -> None:
         self.separator, self.rings, self.meters = separator, rings, meters
-        self.targets = make_targets(separator)
+        self.lines = tuple(self.host.lines)
+        self.engines = tuple(line.engine for line in self.lines) or (separator,)
+        self.targets = make_targets(separator.sources, self.lines)
         self.tree = tree(self.targets)
 
     def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from pythonosc.osc_message_builder import build_msg
 
 from .. import rings
-from ..engine import Separator
+from ..engine import Engine
 from ..rings import TAP_WRITE, Rings, position
 from .client import Client
 from .leases import LEASE
@@ -62,7 +62,7 @@ class Streams:
         `rings` has not one tap channel for each channel of each source.
     """
 
-    def __init__(self, separator: Separator, rings: Rings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, separator: Engine, rings: Rings, clock: Callable[[], float] = time.monotonic) -> None:
         self.running: list[Stream] = []
         self._ended = {"packets": 0, "lost_frames": 0, "failed_packets": 0}
         self._clock = clock
@@ -70,7 +70,7 @@ class Streams:
         self._heard: dict[Client, None] = {}  # in the order in which they were last heard
         self._use(separator, rings)
 
-    def _use(self, separator: Separator, rings: Rings) -> None:
+    def _use(self, separator: Engine, rings: Rings) -> None:
         expected = len(separator.sources) * separator.channels
         if rings.tap.shape[1] != expected:
             raise ValueError(f"tap_channels={rings.tap.shape[1]}: expected {expected}, each source with each channel")
@@ -78,7 +78,7 @@ class Streams:
         self._hop = separator.geometry.hop_length
         self._meter = RateMeter(separator.sample_rate)
 
-    def attach(self, separator: Separator, rings: Rings) -> None:
+    def attach(self, separator: Engine, rings: Rings) -> None:
         """Go on with another engine and its rings; streams of sources that it does not have end."""
         self._use(separator, rings)
         self._end(s for s in self.running if s.source not in self.sources)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from .house import HOUSE
 from .row import Row, told
 from .sound import SOUND
-from .steering import STEERING
-from .watching import WATCHING
+from .steering import STEERING, STREAMS
+from .watching import STREAM_METERS, WATCHING
 
 ERROR = "/streamsep/error"
 
@@ -18,6 +18,8 @@ ROWS: tuple[Row, ...] = (
     *HOUSE,
     *WATCHING,
     *SOUND,
+    *STREAMS,
+    *STREAM_METERS,
     Row(ERROR, (), "the answer to a message that cannot be obeyed", told=(told("address", "s"), told("reason", "s"))),
 )
 

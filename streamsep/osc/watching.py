@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from .host import Value
 from .leases import LEASE
-from .metering import METER, RATE
+from .metering import METER, RATE, STREAM_METER
 from .notify import BEAT, HEARTBEAT
-from .row import PORT, Argument, Ask, Row, number, parameter, told, whole
+from .row import PORT, Argument, Ask, Place, Row, number, parameter, told, whole
 
 if TYPE_CHECKING:
     from .server import OscServer
@@ -34,7 +34,7 @@ FIGURES = (
 
 
 def _figure(name: str, key: str, tag: str, unit: str, help: str, slow: bool) -> Row:
-    def get(server: OscServer, _: str) -> Value:
+    def get(server: OscServer, _: Place) -> Value:
         status = server.status()
         if key == "xruns":
             return int(status.get("input_xruns", 0)) + int(status.get("output_xruns", 0))
@@ -123,4 +123,10 @@ WATCHING = (
     Row(STATUS_REPLY, (), "the answer to `/streamsep/status`", reply="key s, value i, f or s, and so on"),
     Row(SYNCED, (), "the answer to `/streamsep/sync`", told=(told("n", "i"),)),
     Row(PONG, (), "the answer to `/streamsep/ping`", reply="its argument"),
+)
+
+STREAM_METERS = (
+    Row(f"{STREAM_METER}/source/<name>", (), "the same of a stream, where there are several", told=_LEVELS),
+    Row(f"{STREAM_METER}/input", (), "the same of a stream's input", told=_LEVELS),
+    Row(f"{STREAM_METER}/output", (), "the same of the sum of a stream's sources", told=_LEVELS),
 )
