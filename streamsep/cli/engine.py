@@ -1,0 +1,41 @@
+"""`streamsep engine`: the process behind the plugin's instances."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from collections.abc import Callable
+
+import click
+
+from .terminal import stop_signals, tell
+
+
+@click.command()
+@click.option("--model", default="live", show_default=True, help="A shipped model's name, or an .onnx file of the same times.")
+@click.option("--lock", type=int, hidden=True, help="The open file that holds the engine's lock; an instance started us.")
+def engine(model: str, lock: int | None) -> None:
+    """Serve the plugin's instances of this user; they start it themselves.
+
+    It ends some seconds after the last of them. `streamsep plugin status` tells what it does.
+    """
+    from .. import model as models
+    from .. import native
+    from ..plugin import engine as serving
+
+    if lock is not None:
+        serving.detach(lock)
+    with stop_signals() as stop:
+        native.lock_memory()
+        serving.Engine(models.load(model), tell if lock is None else _log(), lock).run(stop)
+
+
+def _log() -> Callable[[str], None]:
+    """Where an engine that has no terminal tells what is worth a line."""
+    from ..plugin.engine import log_file
+
+    logger = logging.getLogger("streamsep.engine")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler := logging.handlers.RotatingFileHandler(log_file(), maxBytes=1 << 16, backupCount=1, delay=True))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    return logger.info
