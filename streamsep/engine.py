@@ -135,6 +135,19 @@ def learn(s, step, stepped):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def clear(s):  # type: ignore[no-untyped-def]
+    """Forget all that was heard: every array, the counters, the ramps; the controls stay as set."""
+    s.transform.history[:] = 0
+    s.transform.overlap[:] = 0
+    s.held[:] = 1 / s.held.shape[0]
+    controls.settle(s.controls)
+    s.x[:] = 0
+    s.y[:] = 0
+    s.fill[:] = 0
+    s.counts[:] = 0
+
+
+@njit(nogil=True, cache=True)
 def feed(s, block, out, start):  # type: ignore[no-untyped-def]
     """Move samples from `block` into `s.x` and from `s.y` into `out`, up to the end of the hop; the next start."""
     fill = s.fill[0]
@@ -186,8 +199,7 @@ class Separator(Steering):
     """
 
     def __init__(self, model: Model, sample_rate: int, channels: int, provider: str = "auto", use_c_api: bool = True) -> None:
-        if not CHANNELS[0] <= channels <= CHANNELS[1]:
-            raise ValueError(f"channels={channels} is out of range: expected {CHANNELS[0]} to {CHANNELS[1]}")
+        check_channels(channels)
         super().__init__()
         self.model = model
         self.sources = model.contract.sources
@@ -195,7 +207,7 @@ class Separator(Steering):
         self.channels = channels
         self.geometry = stft.Geometry.at(model.contract, sample_rate)
         self.network, self.provider_notes = ort.open_network(model, provider, use_c_api)
-        self.state = _make_state(self.geometry, self.network, channels)
+        self.state = make_state(self.geometry, self.network.mag[0, 0], self.network.mask[0, 0], channels)
         self.controls = self.state.controls
         self.reset()
 
@@ -277,23 +289,24 @@ class Separator(Steering):
         return tail
 
     def reset(self) -> None:
-        """Forget all that was heard: every state array, the counters, the ramps; the controls stay as set."""
-        s = self.state
-        s.transform.reset()
+        """Forget all that was heard: the network's state, every array, the counters, the ramps; the controls stay as set."""
         self.network.reset()
-        s.held[:] = 1 / len(self.sources)
-        controls.settle(s.controls)
-        for array in (s.x, s.y, s.fill, s.counts):
-            array[:] = 0
+        clear(self.state)
 
 
-def _make_state(geometry: stft.Geometry, network: ort.Network, channels: int) -> Hop:
-    mask = network.mask[0, 0]
+def check_channels(channels: int) -> None:
+    """ValueError if an engine cannot have so many channels."""
+    if not CHANNELS[0] <= channels <= CHANNELS[1]:
+        raise ValueError(f"channels={channels} is out of range: expected {CHANNELS[0]} to {CHANNELS[1]}")
+
+
+def make_state(geometry: stft.Geometry, mag: NDArray[np.float32], mask: NDArray[np.float32], channels: int) -> Hop:
+    """An engine around the network's input `mag` `[shape=(n_bins,)]` and output `mask` `[shape=(sources, n_bins)]`."""
     sources = mask.shape[0]
     transform = stft.make_transform(geometry, channels, sources)
     return Hop(
         transform=transform,
-        mag=network.mag[0, 0],
+        mag=mag,
         mask=mask,
         held=np.zeros((sources, geometry.n_bins), np.float32),
         mag_scale=stft.mag_scale(transform.analysis),

@@ -11,26 +11,20 @@ audio.
 
 from __future__ import annotations
 
-import ctypes as C
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import onnxruntime
 from numba import njit
 from numpy.typing import NDArray
 
-from . import native, ortapi
-from .model import INPUTS, OUTPUTS, Model
-from .ortapi import Api, OrtError, append_cuda, reason
+from .model import OUTPUTS, Model
+from .ortapi import OrtError, reason
+from .ortsession import CONFIG, Session, run
 
 PROVIDERS = ("auto", "cpu", "cuda")
-
-# Silence decays through the LSTM into denormal numbers, which cost a CPU a hundred times more. ONNX Runtime takes this from
-# the first session of a process only, and sets it for the thread that makes it and those it starts later.
-_CONFIG = {"session.set_denormal_as_zero": "1"}
-# On the GPU a node that fell back to the CPU would copy back and forth every hop: refuse it.
-_CUDA_CONFIG = {"session.disable_cpu_ep_fallback": "1"}
+Made = TypeVar("Made")
 
 
 class Network(Protocol):
@@ -65,7 +59,7 @@ class SessionNetwork:
     def __init__(self, model: Model, streams: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        for key, value in _CONFIG.items():
+        for key, value in CONFIG.items():
             options.add_session_config_entry(key, value)
         self._session = onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
         shapes = model.contract.shapes(streams)
@@ -96,9 +90,9 @@ class SessionNetwork:
 class Step(NamedTuple):
     """What compiled code needs to run the network: addresses, and arrays of addresses.
 
+    failure : int64 [shape=(1,)]     the OrtStatus of the first failed step, 0 if none
     turn : int64 [shape=(1,)]        which row of `values` comes next: 0 A to B, 1 B to A, 2 zeros to A (after a reset)
     values : int64 [shape=(3, 2, 3)] OrtValue pointers: turn, inputs or outputs, tensor
-    failure : int64 [shape=(1,)]     the OrtStatus of the first failed step, 0 if none
     """
 
     run: int
@@ -106,9 +100,9 @@ class Step(NamedTuple):
     session: int
     names_in: int
     names_out: int
+    failure: NDArray[np.int64]
     turn: NDArray[np.int64]
     values: NDArray[np.int64]
-    failure: NDArray[np.int64]
 
 
 FROM_ZERO = 2
@@ -118,24 +112,10 @@ FROM_ZERO = 2
 def step(s):  # type: ignore[no-untyped-def]
     """Run one hop of `s`, a `Step`; True when it went well. A failed step keeps the state it started from."""
     turn = s.turn[0]
-    status = native.ort_run(
-        s.run,
-        s.session,
-        s.names_in,
-        s.values[turn, 0].ctypes.data,
-        3,
-        s.names_out,
-        3,
-        s.values[turn, 1].ctypes.data,
-    )
-    if status == 0:
-        s.turn[0] = 1 if turn == 0 else 0
-        return True
-    if s.failure[0] == 0:
-        s.failure[0] = status
-    else:
-        native.call_void(s.release_status, status)
-    return False
+    if not run(s, s.values[turn, 0], s.values[turn, 1]):
+        return False
+    s.turn[0] = 1 if turn == 0 else 0
+    return True
 
 
 class NativeNetwork:
@@ -148,82 +128,26 @@ class NativeNetwork:
     """
 
     def __init__(self, model: Model, streams: int = 1, provider: str = "cpu") -> None:
-        self._api = api = Api.get()
         self.provider = provider
-        self._handles: list[tuple[int, C.c_void_p]] = []  # (release function, handle), in order of making
-        try:
-            session = self._session(model.path)
-            shapes = model.contract.shapes(streams)
-            self.mag = np.zeros(shapes["mag"], np.float32)
-            self.mask = np.zeros(shapes["mask"], np.float32)
-            zero = np.zeros(shapes["h"], np.float32)
-            state = [[self._state(session, shapes["h"]) for _ in "hc"] for _ in "AB"]
-            self._keep = zero, state
-            cpu = self._own(ortapi.RELEASE_MEMORY_INFO, api.make(ortapi.CREATE_CPU_MEMORY_INFO, C.c_int(0), C.c_int(0)))
-            mag, mask, from_zero = (self._tensor(cpu, a) for a in (self.mag, self.mask, zero))
-            a, b = ([self._value(cpu, s) for s in pair] for pair in state)
-        except BaseException:
-            self.close()
-            raise
-        self._names = [(C.c_char_p * 3)(*[n.encode() for n in names]) for names in (INPUTS, OUTPUTS)]
+        self._session = session = Session(model.path, provider)
+        shapes = model.contract.shapes(streams)
+        self.mag = np.zeros(shapes["mag"], np.float32)
+        self.mask = np.zeros(shapes["mask"], np.float32)
+        self._keep = [np.zeros(shapes["h"], np.float32)]
+        mag, mask, from_zero = (session.tensor(a) for a in (self.mag, self.mask, self._keep[0]))
+        a, b = ([self._state(shapes["h"]) for _ in "hc"] for _ in "AB")
         values = np.array(
             [[[mag, *a], [mask, *b]], [[mag, *b], [mask, *a]], [[mag, from_zero, from_zero], [mask, *a]]],
             np.int64,
         )
-        self.compiled = Step(
-            api.table[ortapi.RUN] or 0,
-            api.table[ortapi.RELEASE_STATUS] or 0,
-            session.value or 0,
-            C.addressof(self._names[0]),
-            C.addressof(self._names[1]),
-            np.full(1, FROM_ZERO, np.int64),
-            values,
-            np.zeros(1, np.int64),
-        )
+        self.compiled = Step(**session.call(), turn=np.full(1, FROM_ZERO, np.int64), values=values)  # type: ignore[arg-type]
 
-    def _own(self, release: int, handle: C.c_void_p) -> C.c_void_p:
-        self._handles.append((release, handle))
-        return handle
-
-    def _session(self, path: Path) -> C.c_void_p:
-        api = self._api
-        options = api.make(ortapi.CREATE_SESSION_OPTIONS)
-        try:
-            # One thread beats two for one stream, and never waits for a core that something else has.
-            api.call(ortapi.SET_INTRA_OP_NUM_THREADS, options, C.c_int(1))
-            api.call(ortapi.SET_INTER_OP_NUM_THREADS, options, C.c_int(1))
-            for key, value in (_CONFIG | (_CUDA_CONFIG if self.provider == "cuda" else {})).items():
-                api.call(ortapi.ADD_SESSION_CONFIG_ENTRY, options, C.c_char_p(key.encode()), C.c_char_p(value.encode()))
-            if self.provider == "cuda":
-                append_cuda(api, options)
-            # On Windows the path would be wide characters; the C path is POSIX only.
-            return self._own(ortapi.RELEASE_SESSION, api.make(ortapi.CREATE_SESSION, api.env, C.c_char_p(bytes(path)), options))
-        finally:
-            api.release(ortapi.RELEASE_SESSION_OPTIONS, options)
-
-    def _state(self, session: C.c_void_p, shape: tuple[int, ...]) -> NDArray[np.float32] | C.c_void_p:
-        """A state tensor: an array on the CPU, an OrtValue in the device's memory on CUDA."""
-        if self.provider != "cuda":
-            return np.zeros(shape, np.float32)
-        api = self._api
-        where = (C.c_char_p(b"Cuda"), C.c_int(ortapi.DEVICE_ALLOCATOR), C.c_int(0), C.c_int(ortapi.DEFAULT_MEMORY))
-        info = self._own(ortapi.RELEASE_MEMORY_INFO, api.make(ortapi.CREATE_MEMORY_INFO, *where))
-        allocator = self._own(ortapi.RELEASE_ALLOCATOR, api.make(ortapi.CREATE_ALLOCATOR, session, info))
-        dimensions = (C.c_int64 * len(shape))(*shape)
-        tensor = api.make(ortapi.CREATE_TENSOR, allocator, dimensions, C.c_size_t(len(shape)), C.c_int(ortapi.FLOAT))
-        return self._own(ortapi.RELEASE_VALUE, tensor)
-
-    def _value(self, cpu: C.c_void_p, state: NDArray[np.float32] | C.c_void_p) -> int:
-        return self._tensor(cpu, state) if isinstance(state, np.ndarray) else state.value or 0
-
-    def _tensor(self, cpu: C.c_void_p, array: NDArray[np.float32]) -> int:
-        """An OrtValue over `array`'s own memory, which must outlive it."""
-        shape = (C.c_int64 * array.ndim)(*array.shape)
-        data, size = C.c_void_p(array.ctypes.data), C.c_size_t(array.nbytes)
-        value = self._api.make(
-            ortapi.CREATE_TENSOR_WITH_DATA, cpu, data, size, shape, C.c_size_t(array.ndim), C.c_int(ortapi.FLOAT)
-        )
-        return self._own(ortapi.RELEASE_VALUE, value).value or 0
+    def _state(self, shape: tuple[int, ...]) -> int:
+        """A state tensor: over an array on the CPU, in the device's memory on CUDA."""
+        if self.provider == "cuda":
+            return self._session.on_device(shape)
+        self._keep.append(np.zeros(shape, np.float32))
+        return self._session.tensor(self._keep[-1])
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
@@ -232,40 +156,30 @@ class NativeNetwork:
     def reset(self) -> None:
         """Start again from a zero state."""
         self.compiled.turn[0] = FROM_ZERO
-        if failure := int(self.compiled.failure[0]):
-            self.compiled.failure[0] = 0
-            self._api.release(ortapi.RELEASE_STATUS, failure)
+        self._session.forgive()
 
     @property
     def error(self) -> str | None:
         """What the first failed step since `reset` said."""
-        failure = int(self.compiled.failure[0])
-        return self._api.message(failure) if failure else None
+        return self._session.error
 
     def close(self) -> None:
-        """Give everything back, last made first. Must not be called while a step runs."""
-        while self._handles:
-            self._api.release(*self._handles.pop())
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handles"):
-            self.close()
+        """Give everything back. Must not be called while a step runs."""
+        self._session.close()
 
 
 # ----------------------------------------------------------------------------------------------------------------- choice
 
 
-def open_network(
-    model: Model, provider: str = "auto", use_c_api: bool = True
-) -> tuple[NativeNetwork | SessionNetwork, list[str]]:
-    """The best network that runs here, and why a better one does not.
+def choose(model: Model, provider: str, make: Callable[[str], Made], use_c_api: bool = True) -> tuple[Made, list[str]]:
+    """What `make` makes for the best provider ("cuda" or "cpu") that runs here through the C API, and why a better does not.
 
     `auto` takes CUDA where it works, else the CPU. int8 models are for the CPU: CUDA has no `DynamicQuantizeLSTM`.
 
     Raises
     ------
     OrtError
-        `provider="cuda"` was asked for and does not work here.
+        none does.
     ValueError
         `provider` is none of `PROVIDERS`.
     """
@@ -280,9 +194,36 @@ def open_network(
             reasons.append("C API: switched off")
             break
         try:
-            return NativeNetwork(model, provider=candidate), reasons
+            return make(candidate), reasons
         except OrtError as error:
             reasons.append(f"{candidate}: {reason(error)}")
-    if provider == "cuda":
-        raise OrtError(f"provider 'cuda' does not work here ({'; '.join(reasons)}): use --provider cpu or auto")
-    return SessionNetwork(model), reasons
+    cure = "use --provider cpu or auto" if provider == "cuda" else "no provider is left"
+    raise NoProviderError(f"provider {provider!r} does not work here ({'; '.join(reasons)}): {cure}", reasons)
+
+
+class NoProviderError(OrtError):
+    """Nothing runs through the C API here; `reasons` says why, a line each."""
+
+    def __init__(self, message: str, reasons: list[str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
+def open_network(
+    model: Model, provider: str = "auto", use_c_api: bool = True
+) -> tuple[NativeNetwork | SessionNetwork, list[str]]:
+    """The best network that runs here (see `choose`), without a C library the reference.
+
+    Raises
+    ------
+    OrtError
+        `provider="cuda"` was asked for and does not work here.
+    ValueError
+        `provider` is none of `PROVIDERS`.
+    """
+    try:
+        return choose(model, provider, lambda chosen: NativeNetwork(model, provider=chosen), use_c_api)
+    except NoProviderError as error:
+        if provider == "cuda":
+            raise
+        return SessionNetwork(model), error.reasons

@@ -114,11 +114,6 @@ class Transform(NamedTuple):
     wave: NDArray[np.float32]  # [shape=(channels, n_fft)]
     last_axis: NDArray[np.int64]  # [shape=(1,)]: the axis that rocket-fft transforms
 
-    def reset(self) -> None:
-        """Forget all that was heard."""
-        self.history[:] = 0
-        self.overlap[:] = 0
-
 
 def make_transform(geometry: Geometry, channels: int, sources: int) -> Transform:
     """A `Transform` at zero for `channels` input channels and `sources` outputs."""
