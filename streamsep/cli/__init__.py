@@ -14,9 +14,11 @@ import click
 from .. import StreamsepError, __version__, jit_cache
 from ..config import ConfigError
 from .demo import demo
+from .engine import engine
 from .latency import latency
 from .listen import listen
 from .listings import devices, doctor, models, osc
+from .plugin import plugin
 from .run import run
 from .separate import separate
 from .terminal import err
@@ -66,5 +68,5 @@ def cli() -> None:
     """Live stem separator."""
 
 
-for command in (separate, run, listen, devices, models, osc, doctor, latency, demo):
+for command in (separate, run, listen, devices, models, osc, doctor, latency, demo, plugin, engine):
     cli.add_command(command)

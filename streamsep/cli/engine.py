@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import click
 
+from .. import StreamsepError
 from .terminal import stop_signals, tell
 
 
@@ -25,13 +26,19 @@ def engine(model: str, lock: int | None) -> None:
 
     if lock is not None:
         serving.detach(lock)
+    log = tell if lock is None else _log()
     with stop_signals() as stop:
         native.lock_memory()
-        serving.Engine(models.load(model), tell if lock is None else _log(), lock).run(stop)
+        try:
+            serving.Engine(models.load(model), log, lock).run(stop)
+        except StreamsepError as error:
+            if lock is not None:
+                log(str(error))
+            raise
 
 
 def _log() -> Callable[[str], None]:
-    """Where an engine that has no terminal tells what is worth a line."""
+    """For an engine that has no terminal: lines in a file that stays small."""
     from ..plugin.engine import log_file
 
     logger = logging.getLogger("streamsep.engine")

@@ -16,13 +16,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from .. import StreamsepError, native, rings, stats, stft
+from .. import StreamsepError, native, rings, stats
 from ..batch import Batch
 from ..model import Model
-from . import CHANNELS, MEMORY, SOURCES, engine_lock, prefix, segments, serving
+from . import CHANNELS, SOURCES, engine_lock, segments, serving
 from .segments import Segment, SegmentError
 
 SLOTS = 16  # of a group
@@ -52,7 +53,9 @@ class Group:
     def _warm(self) -> None:
         """Compile the loop and run the network, so that the first hop of sound costs no more than the others."""
         self.marks[serving.STOP] = 1
-        self._serve()
+        thread = threading.Thread(target=self._serve)  # a thread of its own: it changes how its thread computes
+        thread.start()
+        thread.join()
         self.marks[serving.STOP] = 0
         slot, hop = self.batch.join(), self.batch.streams[0].geometry.hop_length
         noise = np.random.default_rng(0).normal(0, 0.1, (CHANNELS, hop)).astype(np.float32)
@@ -110,7 +113,9 @@ class Engine:
 
     def __init__(self, model: Model, tell: Callable[[str], None], lock: int | None = None) -> None:
         if model.contract.sources != SOURCES:
-            raise EngineError(f"model {model.contract.name!r} has sources {model.contract.sources}: the plugin expects {SOURCES}")
+            raise EngineError(
+                f"model {model.contract.name!r} has sources {model.contract.sources}: the plugin expects {SOURCES}"
+            )
         self.model, self._tell = model, tell
         self._lock = take_lock(lock)
         self._id = time.monotonic_ns()  # other than that of any engine before it
@@ -219,9 +224,22 @@ def running() -> dict[str, object] | None:
     return None
 
 
+def warm(model: Model, sample_rate: int = 48_000) -> None:
+    """Compile what an engine runs, so that the first instance finds it done."""
+    Group(model, sample_rate).stop()
+
+
 def detach(keep: int) -> None:
     """Let go of what the host left open: files other than the standard ones and `keep`, and its terminal's session."""
     os.closerange(3, keep)
     os.closerange(keep + 1, 4096)
     with contextlib.suppress(OSError):
         os.setsid()
+
+
+def log_file() -> Path:
+    """Where an engine without a terminal tells what is worth a line."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    folder = home / "streamsep"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "engine.log"
