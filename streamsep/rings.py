@@ -45,9 +45,9 @@ CALLS, MAX_BLOCK, INPUT_XRUNS, OUTPUT_XRUNS, MISSED, WHEN, LEVEL, HELD = range(5
 SINCE, SEEN, EARLIEST, LATEST = range(72, 76)
 # Written by whoever has the hop (see `live`): the worker or its understudy.
 RUNNING, LATE, LOST, BRIDGED = range(64, 68)
-# Written by the engine of a plugin. ENGINE: which one serves these rings, 0 none; BEGUN: the newest EPOCH it has begun; BEAT: ns
-# when it last looked; REFUSED: its LAYOUT where that is not VERSION, or -1 where it has no model of this HOP. REFUSED and
-# VERSION never move.
+# Written by the engine of a plugin. ENGINE: which one serves these rings, 0 none; BEGUN: the newest EPOCH that it has begun;
+# BEAT: ns when it last looked; REFUSED: its LAYOUT where that is not VERSION, or -1 where it has no model of this HOP. REFUSED
+# and VERSION never move.
 ENGINE, BEGUN, BEAT, REFUSED = range(68, 72)
 TOKEN = 80  # who has the hop
 # Written by a plugin. The stream number EPOCH begins with the input frame START, which goes out at START + PREFILL; HOP frames.

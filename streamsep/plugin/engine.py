@@ -28,7 +28,6 @@ from .segments import Segment, SegmentError
 
 SLOTS = 16  # of a group
 LOOK_SECONDS, SWEEP_SECONDS = 0.05, 1.0
-IDLE_SECONDS = 10.0  # after the last instance left
 WARM_HOPS = 16
 
 
@@ -122,7 +121,7 @@ class Engine:
         self._groups: list[Group] = []
         self._refused: set[str] = set()
 
-    def run(self, stop: threading.Event, idle: float = IDLE_SECONDS) -> None:
+    def run(self, stop: threading.Event, idle: float) -> None:
         """Serve until `stop`, or until nobody has been there for `idle` seconds."""
         busy = swept = time.monotonic()
         try:
@@ -175,9 +174,9 @@ class Engine:
 
     def report(self) -> dict[str, object]:
         """What is served, by this process."""
-        marks = sum(group.marks for group in self._groups) if self._groups else np.zeros(serving.MARKS, np.int64)
+        marks = np.sum([group.marks for group in self._groups], axis=0) if self._groups else np.zeros(serving.MARKS, np.int64)
         members = [segment for group in self._groups for segment in group.members.values()]
-        times = sum((group.times for group in self._groups), stats.histogram())
+        times = np.sum([stats.histogram(), *(group.times for group in self._groups)], axis=0)
         return {
             "pid": os.getpid(),
             "layout": rings.LAYOUT,

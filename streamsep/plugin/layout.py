@@ -1,9 +1,9 @@
-"""`streamsep_rings.h`: what the C plugin must know of the rings and of the model, written from `rings` and the model's contract.
+"""`streamsep_rings.h`: what the C plugin must know of the rings and of the model, written from `rings` and its contract.
 
     python -m streamsep.plugin.layout        writes it beside streamsep.c
 
-So there is one description of the memory that plugin and engine share. A test writes it again and compares, and asks a C program
-for the same figures.
+So there is one description of the memory that plugin and engine share. A test writes it again and compares, and asks a C
+program for the same figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLACES = (
     *("ENGINE", "BEGUN", "BEAT", "REFUSED", "EPOCH", "START", "PREFILL", "HOP"),
 )
 TEXT = """\
-/* Written by `python -m streamsep.plugin.layout`: the rings as streamsep/rings.py describes them, and the shipped model's times. */
+/* Written by `python -m streamsep.plugin.layout`: the rings as streamsep/rings.py has them, and the shipped model's times. */
 #ifndef STREAMSEP_RINGS_H
 #define STREAMSEP_RINGS_H
 

@@ -123,7 +123,8 @@ def _check(name: str, header: np.ndarray, size: int, contract: Contract) -> None
     if version != rings.LAYOUT:
         rings.publish(header, rings.REFUSED, rings.LAYOUT)
         raise SegmentError(
-            f"segment {name} has layout {version}: expected {rings.LAYOUT}; run `streamsep plugin install` again and restart the host"
+            f"segment {name} has layout {version}: expected {rings.LAYOUT}; "
+            "run `streamsep plugin install` again and restart the host"
         )
     channels = [int(header[place]) for place in (rings.IN_CHANNELS, rings.OUT_CHANNELS, rings.TAP_CHANNELS)]
     wanted = [CHANNELS, CHANNELS * len(SOURCES), 0]

@@ -57,7 +57,7 @@ def serve(b, addresses, marks, last, clock, hop_ns, times):  # type: ignore[no-u
     """
     flush_denormals()
     pause = min(max(hop_ns // 32, 50_000), 500_000)
-    since = np.int64(0)  # when the first of the hops that wait was found
+    since = 0  # when the first of the hops that wait was found
     while load_acquire(marks.ctypes.data + 8 * STOP) == 0:
         now = monotonic_ns(clock.gettime)
         count, missing, urgent = look(b, addresses, last, now)

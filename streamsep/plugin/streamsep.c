@@ -56,7 +56,8 @@ static const float QUIETEST = -90, LOUDEST = 24; /* dB; at the lower end a sourc
 static const float LOUD = 1e6f;                  /* a louder sample, or NaN, is a fault and not sound */
 
 static const int64_t NAP = SECOND / 20000;            /* between two looks of a run() that waits */
-static const int64_t ENGINE_PATIENCE = 20 * SECOND;   /* how long free-wheeling waits for an engine to come */
+static const int64_t ENGINE_PATIENCE = 60 * SECOND;   /* how long free-wheeling waits for an engine to come, */
+static const int ATTEMPTS = 3;                        /* of engines that end at once */
 static const int64_t HOP_PATIENCE = 2 * SECOND;       /* ... and for one that has come to do anything */
 static const int64_t LOOK_AGAIN = SECOND / 4;         /* of the thread that starts engines */
 static const int64_t SILENCE = SECOND;                /* an engine that has not looked for so long is dead */
@@ -86,7 +87,7 @@ typedef struct {
 	pthread_t thread;
 	pthread_mutex_t mutex;
 	pthread_cond_t wake;
-	int watching, stop;
+	int watching, stop, attempts; /* engines started since one was seen alive */
 } Plugin;
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -115,6 +116,9 @@ static float toward(float level, float wanted, float step)
 {
 	return level < wanted ? fminf(level + step, wanted) : fmaxf(level - step, wanted);
 }
+
+/* A level on its way, without corners: 0 and 1 stay what they are. */
+static float smooth(float level) { return level * level * (3 - 2 * level); }
 
 /* ----------------------------------------------------------------------------------------------------------- the stream */
 
@@ -199,9 +203,9 @@ static void record(Plugin *p, uint32_t offset, int64_t frames)
 /* Half of the input's channel c as it was `latency` frames ago: each source's part where there are no sources. */
 static float delayed(const Plugin *p, int64_t at, int c)
 {
-	float x = p->in[CHANNELS * ((at - p->latency) & p->wrap) + c];
-	if (p->settled < 1)
-		x = p->settled * x + (1 - p->settled) * p->in[CHANNELS * ((at - p->old_latency) & p->wrap) + c];
+	float x = p->in[CHANNELS * ((at - p->latency) & p->wrap) + c], settled = smooth(p->settled);
+	if (settled < 1)
+		x = settled * x + (1 - settled) * p->in[CHANNELS * ((at - p->old_latency) & p->wrap) + c];
 	return x / SOURCES;
 }
 
@@ -216,6 +220,7 @@ static void play(Plugin *p, uint32_t offset, int64_t frames)
 		p->wet = fmaxf(fminf(fminf(p->wet + step, 1), left), 0);
 		p->enabled = toward(p->enabled, enabled, step);
 		p->settled = toward(p->settled, 1, step);
+		const float wet = smooth(p->wet), on = smooth(p->enabled);
 		const float *sources = p->out + OUT * (at & p->wrap);
 		float half[CHANNELS];
 		for (int c = 0; c < CHANNELS; c++)
@@ -224,9 +229,9 @@ static void play(Plugin *p, uint32_t offset, int64_t frames)
 			p->gain[i] = toward(p->gain[i], p->target[i], p->slope[i]);
 			for (int c = 0; c < CHANNELS; c++) {
 				/* Where a level is 1 or 0 this changes no bit of the other side. */
-				float x = p->wet > 0 ? p->wet * sources[CHANNELS * i + c] : 0;
-				x = p->gain[i] * (x + (1 - p->wet) * half[c]);
-				p->port[STEMS + CHANNELS * i + c][offset + n] = p->enabled * x + (1 - p->enabled) * half[c];
+				float x = wet > 0 ? wet * sources[CHANNELS * i + c] : 0;
+				x = p->gain[i] * (x + (1 - wet) * half[c]);
+				p->port[STEMS + CHANNELS * i + c][offset + n] = on * x + (1 - on) * half[c];
 			}
 		}
 	}
@@ -267,7 +272,8 @@ static void nap(void) { nanosleep(&(struct timespec){ .tv_nsec = NAP }, 0); }
 static void await_engine(Plugin *p)
 {
 	for (int64_t end = now() + ENGINE_PATIENCE; load(p, BEGUN) != p->epoch && !p->given_up; nap())
-		p->given_up = now() > end || load(p, REFUSED) || p->file < 0;
+		p->given_up = now() > end || load(p, REFUSED) || p->file < 0 ||
+		              __atomic_load_n(&p->attempts, __ATOMIC_RELAXED) > ATTEMPTS;
 	p->engine = load(p, ENGINE); /* it begins with this very stream */
 }
 
@@ -316,14 +322,15 @@ static void prefixed(char *name, size_t size, const char *rest)
 	snprintf(name, size, "/streamsep-%u%s%s-%s", (unsigned)getuid(), space && *space ? "." : "", space ? space : "", rest);
 }
 
-/* Start an engine unless one holds the lock. The new one is born with it: so no two are ever started. */
-static void start_engine(const char *lock_name)
+/* Start an engine unless one holds the lock; whether one was started. The new one is born with it: so no two ever are. */
+static int start_engine(const char *lock_name)
 {
 	enum { LOCK = 3 };
 	static const char script[] = "exec </dev/null >/dev/null 2>&1; \"$0\" -P -m streamsep engine --lock 3 &";
 	int lock = shm_open(lock_name, O_RDWR | O_CREAT, 0600);
+	int started = 0;
 	if (lock < 0)
-		return;
+		return 0;
 	if (flock(lock, LOCK_EX | LOCK_NB) == 0) {
 		posix_spawn_file_actions_t files;
 		posix_spawnattr_t attributes;
@@ -339,12 +346,14 @@ static void start_engine(const char *lock_name)
 		posix_spawnattr_setsigdefault(&attributes, &all);
 		/* By way of a shell that ends at once: the engine is nobody's child, and outlives the host where others need it. */
 		char *arguments[] = { "sh", "-c", (char *)script, PYTHON, 0 };
-		if (posix_spawn(&shell, "/bin/sh", &files, &attributes, arguments, environ) == 0)
+		started = posix_spawn(&shell, "/bin/sh", &files, &attributes, arguments, environ) == 0;
+		if (started)
 			waitpid(shell, 0, 0);
 		posix_spawnattr_destroy(&attributes);
 		posix_spawn_file_actions_destroy(&files);
 	}
 	close(lock);
+	return started;
 }
 
 static void *watch(void *instance)
@@ -356,8 +365,9 @@ static void *watch(void *instance)
 		int64_t t = now();
 		if (t - load(p, BEAT) < SILENCE) {
 			next = 0, pause = SECOND;
+			__atomic_store_n(&p->attempts, 0, __ATOMIC_RELAXED);
 		} else if (t > next && !load(p, REFUSED)) {
-			start_engine(p->lock);
+			__atomic_fetch_add(&p->attempts, start_engine(p->lock), __ATOMIC_RELAXED);
 			next = t + pause, pause = min(2 * pause, LONGEST_PAUSE);
 		}
 		struct timespec until = { .tv_sec = (now() + LOOK_AGAIN) / SECOND, .tv_nsec = (now() + LOOK_AGAIN) % SECOND };

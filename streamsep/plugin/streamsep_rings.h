@@ -1,4 +1,4 @@
-/* Written by `python -m streamsep.plugin.layout`: the rings as streamsep/rings.py describes them, and the shipped model's times. */
+/* Written by `python -m streamsep.plugin.layout`: the rings as streamsep/rings.py has them, and the shipped model's times. */
 #ifndef STREAMSEP_RINGS_H
 #define STREAMSEP_RINGS_H
 
