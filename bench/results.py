@@ -5,6 +5,7 @@
     python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
+    python bench/results.py plugin     the plugin in a host: four minutes
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import leaks  # type: ignore[import-not-found]  # beside this file
+import plugin  # type: ignore[import-not-found]
 import soak  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +101,17 @@ def growth() -> str:
     return leaks.markdown(call("bench/leaks.py"))
 
 
+def in_a_host() -> str:
+    """bench/plugin.py, a minute for each number of instances."""
+    lines = [
+        "`bench/plugin.py`: instances of the plugin in one host, 48 kHz, blocks of 128, the bundled song, paced in real time;",
+        "the engine beside it. run() is one call of one instance.",
+        "",
+        plugin.HEAD,
+    ]
+    return "\n".join([*lines, *(plugin.line(call("bench/plugin.py", "--instances", n)) for n in (1, 4, 10))])
+
+
 def two_clocks() -> str:
     """bench/drift.py, an hour a case."""
     lines = [
@@ -138,6 +151,7 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "live": ("Live for hours", lambda: live(30, [])),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
+    "plugin": ("In a host", in_a_host),
 }
 
 

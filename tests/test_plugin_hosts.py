@@ -151,7 +151,7 @@ def test_ladspa_declarations_are_those_of_ladspa_h(tmp_path):
         "connect_port": "connect_port", "activate": "activate", "run": "run", "deactivate": "deactivate", "cleanup": "cleanup",
     }  # fmt: skip
     constants = {
-        "INPUT": "LADSPA_PORT_INPUT", "OUTPUT": "LADSPA_PORT_OUTPUT", "CONTROL": "LADSPA_PORT_CONTROL", 
+        "INPUT": "LADSPA_PORT_INPUT", "OUTPUT": "LADSPA_PORT_OUTPUT", "CONTROL": "LADSPA_PORT_CONTROL",
         "AUDIO": "LADSPA_PORT_AUDIO",
         "BELOW": "LADSPA_HINT_BOUNDED_BELOW", "ABOVE": "LADSPA_HINT_BOUNDED_ABOVE", "TOGGLED": "LADSPA_HINT_TOGGLED",
         "INTEGER": "LADSPA_HINT_INTEGER", "DEFAULT_0": "LADSPA_HINT_DEFAULT_0", "DEFAULT_1": "LADSPA_HINT_DEFAULT_1",
@@ -327,6 +327,7 @@ def test_jalv_plays_the_song_on_jack(jack, serving, lv2_path, tmp_path, excerpt,
         ports = "vocals_l", "vocals_r", "accompaniment_l", "accompaniment_r"
         wait(lambda: "streamsep:accompaniment_r" in graph(), seconds=20)
         wait(lambda: engine.running()["instances"] == 1, seconds=20)
+        latency = told_latency()
         np.save(tmp_path / "song.npy", np.ascontiguousarray(excerpt.T))
         clients = [
             start_client("recorder", 6, 8, tmp_path / "recording.npy"),
@@ -337,7 +338,6 @@ def test_jalv_plays_the_song_on_jack(jack, serving, lv2_path, tmp_path, excerpt,
         pairs += [(f"streamsep:{port}", f"recorder:in_{2 + c}") for c, port in enumerate(ports)]
         for pair in pairs:
             subprocess.run(["jack_connect", *pair], check=True, capture_output=True)
-        latency = port_latency()
         for client in clients:
             go(client)
             time.sleep(0.3)
@@ -359,16 +359,11 @@ def graph():
     return subprocess.run(["jack_lsp"], capture_output=True, text=True, check=False).stdout
 
 
-def port_latency():
-    """What jalv tells the graph from its input to its output, frames."""
-    said = subprocess.run(["jack_lsp", "-l", "streamsep"], capture_output=True, text=True, check=True).stdout
-    values = {}
-    for line in said.splitlines():
-        if not line.startswith("\t"):
-            port = line
-        elif "port playback latency" in line:
-            values[port] = int(line.split("[")[1].split()[0])
-    return values["streamsep:in_l"] - values["streamsep:vocals_l"]
+def told_latency():
+    """Frames by which jalv tells the graph that the plugin delays; it tells that at its inputs."""
+    said = subprocess.run(["jack_lsp", "-l", "streamsep:in_l"], capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in said.splitlines() if "port capture latency" in line]
+    return int(line.split("[")[1].split()[0])
 
 
 def misfit(model, x, y, begin, delay):

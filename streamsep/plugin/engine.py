@@ -120,6 +120,7 @@ class Engine:
         self._id = time.monotonic_ns()  # other than that of any engine before it
         self._groups: list[Group] = []
         self._refused: set[str] = set()
+        self._report()
 
     def run(self, stop: threading.Event, idle: float) -> None:
         """Serve until `stop`, or until nobody has been there for `idle` seconds."""

@@ -331,7 +331,7 @@ static int start_engine(const char *lock_name)
 	int started = 0;
 	if (lock < 0)
 		return 0;
-	if (flock(lock, LOCK_EX | LOCK_NB) == 0) {
+	if (flock(lock, LOCK_EX | LOCK_NB) == 0 && ftruncate(lock, 0) == 0) { /* what an engine before said of itself is over */
 		posix_spawn_file_actions_t files;
 		posix_spawnattr_t attributes;
 		sigset_t none, all;
