@@ -17,6 +17,7 @@ from streamsep.engine import Separator
 from streamsep.plugin import MEMORY, engine, install
 from tests import plugin_host as P
 from tests.conftest import ROOT, need_program
+from tests.running import stop
 from tests.servers import PERIOD, REAL_TIME, wait
 
 RATE = 48_000
@@ -345,8 +346,7 @@ def test_jalv_plays_the_song_on_jack(jack, serving, lv2_path, tmp_path, excerpt,
             assert client.wait(30) == 0
     finally:
         for process in (*clients, jalv):
-            process.terminate()
-            process.communicate(timeout=20)
+            stop(process)
     heard = np.load(tmp_path / "recording.npy").T
     x, y = heard[:2], heard[2:].reshape(2, 2, -1)
     begin = int(np.flatnonzero(np.abs(x).max(axis=0))[0])

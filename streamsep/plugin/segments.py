@@ -44,7 +44,8 @@ def sweep(name: str) -> bool:
     except OSError:
         return False
     try:
-        if not _ours(file) or _locked(file) or time.time() - os.fstat(file).st_mtime < GRACE:
+        # The age first: to ask for the lock of one that is being made could be in its way.
+        if not _ours(file) or time.time() - os.fstat(file).st_mtime < GRACE or _locked(file):
             return False
         with contextlib.suppress(FileNotFoundError):
             os.unlink(MEMORY / name)
