@@ -8,6 +8,7 @@
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
     python bench/results.py reopen     sound servers killed and started again
+    python bench/results.py plugin     the plugin in a host: four minutes
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import leaks  # type: ignore[import-not-found]  # beside this file
 import peers  # type: ignore[import-not-found]
+import plugin  # type: ignore[import-not-found]
 import reopen  # type: ignore[import-not-found]
 import soak  # type: ignore[import-not-found]
 import stages  # type: ignore[import-not-found]
@@ -133,6 +135,17 @@ def reopening() -> str:
     return reopen.markdown(call("bench/reopen.py")["servers"])
 
 
+def in_a_host() -> str:
+    """bench/plugin.py, a minute for each number of instances."""
+    lines = [
+        "`bench/plugin.py`: instances of the plugin in one host, 48 kHz, blocks of 128, the bundled song, paced in real time;",
+        "the engine beside it. run() is one call of one instance.",
+        "",
+        plugin.HEAD,
+    ]
+    return "\n".join([*lines, *(plugin.line(call("bench/plugin.py", "--instances", n)) for n in (1, 4, 10))])
+
+
 def two_clocks() -> str:
     """bench/drift.py, an hour a case."""
     lines = [
@@ -177,6 +190,7 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
     "reopen": ("A server comes back", reopening),
+    "plugin": ("In a host", in_a_host),
 }
 
 

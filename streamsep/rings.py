@@ -12,6 +12,10 @@ Memory: a header of int64 (`HEADER` places), then three rings of interleaved flo
     tap   worker -> listeners  every source, each with every channel; read by copying and looking again (`read_tap`)
 
 The places that different threads write lie 64 bytes apart or more: no two threads share a cache line.
+
+The same block lies in memory that two processes share where a host's plugin is the device and an engine serves it (`plugin`);
+its C header is written from this file. There is no steering thread between them: by the places at the end of the header the
+plugin says where a stream begins, and the engine whether it serves it.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from numpy.typing import NDArray
 from .channelmap import Routes, default_routes
 from .native import load_acquire, monotonic_ns, sleep_ns, store_release
 
-LAYOUT = 2
+LAYOUT = 3
 HEADER = 96  # int64 places
 # Fixed once made.
 VERSION, CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS = range(5)
@@ -41,7 +45,13 @@ CALLS, MAX_BLOCK, INPUT_XRUNS, OUTPUT_XRUNS, MISSED, WHEN, LEVEL, HELD = range(5
 SINCE, SEEN, EARLIEST, LATEST = range(72, 76)
 # Written by whoever has the hop (see `live`): the worker or its understudy.
 RUNNING, LATE, LOST, BRIDGED = range(64, 68)
+# Written by the engine of a plugin. ENGINE: which one serves these rings, 0 none; BEGUN: the newest EPOCH that it has begun;
+# BEAT: ns when it last looked; REFUSED: its LAYOUT where that is not VERSION, or -1 where it has no model of this HOP. REFUSED
+# and VERSION never move.
+ENGINE, BEGUN, BEAT, REFUSED = range(68, 72)
 TOKEN = 80  # who has the hop
+# Written by a plugin. The stream number EPOCH begins with the input frame START, which goes out at START + PREFILL; HOP frames.
+EPOCH, START, PREFILL, HOP = range(88, 92)
 
 FULL = 1 << 16
 NAP = 50_000  # ns between two looks of a call that waits
@@ -63,22 +73,29 @@ class Rings(NamedTuple):
 def make_rings(capacity: int, in_channels: int, out_channels: int, tap_channels: int, routes: Routes | None = None) -> Rings:
     """Empty rings that hold at least `capacity` frames each; sources go to outputs by `routes` (None: the usual way)."""
     capacity = 1 << (capacity - 1).bit_length()
-    sizes = [4 * capacity * c for c in (in_channels, out_channels, tap_channels)]
-    raw = np.zeros(8 * HEADER + sum(sizes) + 64, np.uint8)
-    memory = raw[-raw.ctypes.data % 64 :][: 8 * HEADER + sum(sizes)]  # on a cache line's border
+    channels = in_channels, out_channels, tap_channels
+    raw = np.zeros(size(capacity, *channels) + 64, np.uint8)
+    memory = raw[-raw.ctypes.data % 64 :][: len(raw) - 64]  # on a cache line's border
     header = memory[: 8 * HEADER].view(np.int64)
-    header[[VERSION, CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS]] = [
-        LAYOUT,
-        capacity,
-        in_channels,
-        out_channels,
-        tap_channels,
-    ]
-    first, second = 8 * HEADER + sizes[0], 8 * HEADER + sizes[0] + sizes[1]
-    views = (memory[8 * HEADER : first], memory[first:second], memory[second:])
-    channels = (in_channels, out_channels, tap_channels)
-    inward, outward, tap = (v.view(np.float32).reshape(capacity, c) for v, c in zip(views, channels, strict=True))
-    routes = routes or default_routes(max(1, tap_channels // in_channels), in_channels, out_channels)
+    header[[VERSION, CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS]] = [LAYOUT, capacity, *channels]
+    return view_rings(memory, routes)
+
+
+def size(capacity: int, in_channels: int, out_channels: int, tap_channels: int) -> int:
+    """Bytes of rings with so many frames and channels."""
+    return 8 * HEADER + 4 * capacity * (in_channels + out_channels + tap_channels)
+
+
+def view_rings(memory: NDArray[np.uint8], routes: Routes | None = None) -> Rings:
+    """The rings that lie in `memory`, whose header says how large they are."""
+    header = memory[: 8 * HEADER].view(np.int64)
+    capacity, *channels = map(int, header[[CAPACITY, IN_CHANNELS, OUT_CHANNELS, TAP_CHANNELS]])
+    ends = 8 * HEADER + 4 * capacity * np.cumsum([0, *channels])
+    inward, outward, tap = (
+        memory[first:end].view(np.float32).reshape(capacity, c)
+        for first, end, c in zip(ends[:-1], ends[1:], channels, strict=True)
+    )
+    routes = routes or default_routes(max(1, channels[2] // channels[0]), channels[0], channels[1])
     return Rings(memory, header, inward, outward, tap, routes)
 
 

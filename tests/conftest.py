@@ -91,7 +91,7 @@ def jack(tmp_path, monkeypatch):
     """A JACK server of its own (`servers.JackServer`); what `running` started is ended after."""
     from tests import running, servers
 
-    monkeypatch.setenv("JACK_DEFAULT_SERVER", "streamsep-test")
+    monkeypatch.setenv("JACK_DEFAULT_SERVER", os.environ.get("STREAMSEP_TEST_JACK", "streamsep-test"))
     monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
     jackd = servers.JackServer(tmp_path / "jackd.log")
     try:

@@ -15,9 +15,11 @@ from .. import StreamsepError, __version__, jit_cache
 from ..config import ConfigError
 from .bench import bench
 from .demo import demo
+from .engine import engine
 from .latency import latency
 from .listen import listen
 from .listings import devices, doctor, models, osc
+from .plugin import plugin
 from .run import run
 from .separate import separate
 from .settings import completion, config, init
@@ -73,5 +75,21 @@ def cli() -> None:
     """
 
 
-for command in (separate, run, init, config, listen, devices, models, osc, doctor, latency, demo, bench, completion):
+for command in (
+    separate,
+    run,
+    init,
+    config,
+    listen,
+    devices,
+    models,
+    osc,
+    doctor,
+    latency,
+    demo,
+    bench,
+    plugin,
+    engine,
+    completion,
+):
     cli.add_command(command)
