@@ -291,6 +291,8 @@ class Batch:
         self.network, self.provider_notes = ort.choose(
             model, provider, lambda chosen: RowsNetwork(model, len(formats), chosen, together)
         )
+        for stream in self.streams:
+            stream.provider_notes = self.provider_notes
         r = self.network.compiled
         states = [stream.begin(*row) for stream, *row in zip(self.streams, r.mag, r.mask, strict=True)]
         self.compiled = _slots(states, r, 0)

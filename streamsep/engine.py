@@ -10,6 +10,7 @@ Block and hop: `process` takes blocks of any length and always gives back as man
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -182,6 +183,7 @@ class Engine(Steering):
     """
 
     state: Hop
+    provider_notes: Sequence[str] = ()  # why the network runs nowhere better
 
     def __init__(self, model: Model, sample_rate: int, channels: int) -> None:
         if not CHANNELS[0] <= channels <= CHANNELS[1]:

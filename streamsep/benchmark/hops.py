@@ -54,7 +54,8 @@ def run(s, step, rings, sound, period, clock, stamps, stop):  # type: ignore[no-
         stamps[k, ANALYSED] = native.monotonic_ns(clock.gettime)
         stepped = ort.step(step)
         stamps[k, ANSWERED] = native.monotonic_ns(clock.gettime)
-        engine.conclude(s, step, stepped)
+        if not engine.after_network(s, stepped):
+            step.turn[0] = ort.FROM_ZERO
         put(rings, s.y)
         stamps[k, DONE] = native.monotonic_ns(clock.gettime)
 

@@ -68,7 +68,7 @@ def measure(settings: Settings, tick: Callable[[float], None] = lambda share: No
         settings,
         loaded,
         separator.network.provider,
-        separator.provider_notes,
+        list(separator.provider_notes),
         times,
         loop,
         live,

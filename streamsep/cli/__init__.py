@@ -75,21 +75,6 @@ def cli() -> None:
     """
 
 
-for command in (
-    separate,
-    run,
-    init,
-    config,
-    listen,
-    devices,
-    models,
-    osc,
-    doctor,
-    latency,
-    demo,
-    bench,
-    plugin,
-    engine,
-    completion,
-):
+ALL = (separate, run, init, config, completion, listen, devices, models, osc, doctor, latency, demo, bench, plugin, engine)
+for command in ALL:
     cli.add_command(command)

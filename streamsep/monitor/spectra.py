@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from .. import rings
 from ..bands import LOWEST, WINDOW, log_bands
-from ..engine import Separator
+from ..engine import Engine
 from ..osc.stream import read_input
 from ..rings import TAP_WRITE, Rings, position
 
@@ -41,7 +41,7 @@ _HEAD = struct.Struct("<4BI")
 class Analysis:
     """Columns of one engine's sound, as far as they are due: no thread, no clock."""
 
-    def __init__(self, separator: Separator, rings: Rings) -> None:
+    def __init__(self, separator: Engine, rings: Rings) -> None:
         self._rings, self._rate = rings, separator.sample_rate
         self._signals, self._channels = 1 + len(separator.sources), separator.channels
         self._delay = separator.latency - separator.geometry.hop_length  # frames by which sources are late (see osc/streams)
@@ -102,7 +102,7 @@ class Spectra:
         called in the thread with each message.
     """
 
-    def __init__(self, separator: Separator, rings: Rings, deliver: Callable[[bytes], None]) -> None:
+    def __init__(self, separator: Engine, rings: Rings, deliver: Callable[[bytes], None]) -> None:
         self._sent = 0  # columns
         self._deliver = deliver
         self._of = separator, rings
@@ -116,7 +116,7 @@ class Spectra:
         """Whether the thread does its work."""
         return self._thread is not None
 
-    def attach(self, separator: Separator, rings: Rings) -> None:
+    def attach(self, separator: Engine, rings: Rings) -> None:
         """Go on with another engine; when this returns, nothing of the old one is used any more."""
         with self._busy:
             self._of, self._analysis = (separator, rings), None
