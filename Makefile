@@ -55,5 +55,5 @@ $(VENV)/.node: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo stems out dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers demo stems out dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
