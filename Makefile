@@ -63,5 +63,5 @@ $(VENV)/.node: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo stems out site dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers demo stems first-model out site dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
