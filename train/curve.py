@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,7 +38,7 @@ def draw(png: Path, runs: Sequence[Sequence[Row]], title: str) -> None:
             left.axvline(done, color="0.6", linestyle=":", linewidth=1)
             left.annotate(" next run, other data", (done, 1), xycoords=("data", "axes fraction"), va="top", fontsize="small")
         steps = [done + row["step"] for row in rows]
-        dots = {"marker": "o", "markersize": 3, "linewidth": 1.5}
+        dots: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.5}
         left.plot(steps, [row["loss"] for row in rows], color=LOSS, label=None if number else "training loss", **dots)
         nsdr = [row["nsdr_vocals"] for row in rows]
         right.plot(steps, nsdr, color=NSDR, label=None if number else "voice NSDR, held-out clips", **dots)
