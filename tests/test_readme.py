@@ -33,6 +33,7 @@ from streamsep.cli import cli
 from streamsep.demo import STEMS
 from tests.conftest import ROOT, need_program
 from tests.running import ask, stop
+from tests.servers import REAL_TIME
 
 PAGES = ("README.md", "docs/karaoke.md", "docs/running.md", "docs/osc.md")
 RUNS = {"streamsep", "python", "oscsend", "jack_connect", "jack_lsp"}  # programs that are simply run
@@ -88,9 +89,9 @@ def programs(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def home(tmp_path_factory) -> Path:
-    """Where the commands are run, one after the other: what one leaves the next finds."""
+    """Where a block's commands are run, one after the other: what one leaves the next finds."""
     place = tmp_path_factory.mktemp("home")
     voice, band = (soundfile.read(path, dtype="float32")[0] for path in STEMS.values())
     soundfile.write(place / "song.flac", (voice + band)[2 * 48000 : 5 * 48000], 48000)
@@ -239,6 +240,7 @@ class Reader:
         assert where.startswith(str(self.home)), "the installed command runs another streamsep"
 
 
+@REAL_TIME
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("page", "lines"), BLOCKS)
 def test_every_command_of_the_pages(page, lines, home, programs, jack):

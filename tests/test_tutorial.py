@@ -10,6 +10,8 @@ import pytest
 from streamsep import model as models
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(600)  # it computes on all there is, and may have to compile first
+
 TUTORIAL = ROOT / "examples" / "tutorial"
 
 
@@ -17,7 +19,7 @@ def run(script, *arguments, cwd):
     line = [sys.executable, TUTORIAL / script, *map(str, arguments)]
     # One thread: on a pair of cores that others use, two wait for each other.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.fixture(scope="module")
