@@ -45,7 +45,7 @@ def setup(server: OscServer, config: Config) -> dict[str, Any]:
         "wants_gpu": config.provider == "cuda",
         "has_gpu": any(Path("/dev").glob("nvidia[0-9]*")),
         "int8": separator.model.contract.precision == "int8",  # then the CPU is where it belongs
-        "notes": list(separator.provider_notes),
+        "notes": list(getattr(separator, "provider_notes", ())),  # of several streams, each has none of its own
         "spectra": spectra.axis(separator.sample_rate),
         "histogram": {"per_octave": hops.PER_OCTAVE, "octaves_below": hops.OCTAVES_BELOW, "seconds": hops.RECENT},
     }
