@@ -63,13 +63,17 @@ class Stage:
         self.start_player()
         self.start_daemon()
 
-    def start_player(self):
+    def start_player(self, tries=3):
         command = [sys.executable, "bench/player.py", PLAYER]
         self.player = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = []
         for line in self.player.stderr:  # PortAudio has things to say first
+            said.append(line)
             if line.startswith("ready"):
                 return
-        raise AssertionError("the player did not start")
+        self.end_player()
+        assert tries > 1, f"the player did not start: {''.join(said)}"
+        self.start_player(tries - 1)  # a server on a busy machine lets a client wait too long now and then
 
     def end_player(self):
         if self.player:

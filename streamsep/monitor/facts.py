@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..osc.server import OscServer
 
 ROOT = "/streamsep"  # what the addresses of this daemon's stream begin with
-FOUND_WITHIN = 60.0  # s
+FOUND_WITHIN = 30.0  # s
+_ASK = "import json; from streamsep.devices.portaudio import devices; print(json.dumps([d.as_dict() for d in devices()]))"
 _PACKAGES = str(Path(__file__).parents[2])
 
 
@@ -44,7 +45,7 @@ def setup(server: OscServer, config: Config) -> dict[str, Any]:
         "wants_gpu": config.provider == "cuda",
         "has_gpu": any(Path("/dev").glob("nvidia[0-9]*")),
         "int8": separator.model.contract.precision == "int8",  # then the CPU is where it belongs
-        "notes": list(separator.provider_notes),
+        "notes": list(getattr(separator, "provider_notes", ())),  # of several streams, each has none of its own
         "spectra": spectra.axis(separator.sample_rate),
         "histogram": {"per_octave": hops.PER_OCTAVE, "octaves_below": hops.OCTAVES_BELOW, "seconds": hops.RECENT},
     }
@@ -57,15 +58,14 @@ def deadline(server: OscServer) -> float:
 
 async def devices() -> dict[str, list[str]]:
     """The names under which devices can be chosen now, by "input" and "output"; both empty where that cannot be told."""
-    command = [sys.executable, "-m", "streamsep", "devices", "--json"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_PACKAGES, os.environ.get("PYTHONPATH")]))}
     process = await asyncio.create_subprocess_exec(
-        *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-c", _ASK, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         said, _ = await asyncio.wait_for(process.communicate(), FOUND_WITHIN)
-        found = json.loads(said)["devices"]
-    except (TimeoutError, ValueError, KeyError):
+        found = json.loads(said)
+    except (TimeoutError, ValueError):
         found = []
     finally:
         if process.returncode is None:

@@ -49,7 +49,7 @@ class Analysis:
         self._window = np.hanning(self._n_fft).astype(np.float32)
         self._window *= 2 / self._window.sum()
         self._input = np.zeros((self._n_fft, self._channels), np.float32)
-        self._tap = np.zeros((self._n_fft, rings.tap.shape[1]), np.float32)
+        self._tap = np.zeros((self._n_fft, (self._signals - 1) * self._channels), np.float32)  # the first stream's
         # The weights by bin, without their zeros: no library decides to share so little work among threads.
         bands = log_bands(self._n_fft, self._rate, ROWS)
         row, self._bin = np.nonzero(bands)
