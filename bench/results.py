@@ -47,6 +47,18 @@ def osc() -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def offline() -> str:
+    """bench/offline.py, ten minutes of sound."""
+    command = [sys.executable, "bench/offline.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def start() -> str:
+    """bench/start.py."""
+    command = [sys.executable, "bench/start.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def quality() -> str:
     """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
     tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
@@ -131,6 +143,8 @@ def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "speed": ("Speed", speed),
+    "offline": ("Files", offline),
+    "start": ("Start", start),
     "osc": ("OSC", osc),
     "quality": ("Quality", quality),
 }
