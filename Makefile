@@ -27,6 +27,7 @@ bench: $(VENV)/.dev
 docs: $(VENV)/.runtime
 	$(BIN)/streamsep demo -o out
 	mkdir -p docs
+	$(BIN)/python bench/terminal.py -o docs/terminal.svg
 	$(BIN)/python -c "from PIL import Image; i = Image.open('out/spectrograms.png').convert('RGB'); i.resize((1200, 1200 * i.height // i.width)).quantize(160).save('docs/demo.png', optimize=True)"
 
 # Renders the demo song again; needs espeak-ng, fluidsynth and fluid-soundfont-gm.

@@ -3,8 +3,8 @@
     python bench/start.py [--rounds 5] [--json]
 
 Each round is a process of its own with a warm cache of compiled code (the first, which may compile, is not counted). Sound
-comes from a file, so no audio server has a part in it; the first separated hop is seen over OSC, by asking every few milliseconds.
-Where the time goes is Python's own account of one start (`-X importtime`), by package.
+comes from a file, so no audio server has a part in it; the first separated hop is seen over OSC, by asking every few
+milliseconds. Where the time goes is Python's own account of one start (`-X importtime`), by package.
 """
 
 import argparse

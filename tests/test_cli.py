@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,20 @@ def test_run_from_file_to_file(tmp_path, song_file):
     assert (rate, played.shape[1]) == (48000, 4)
     assert np.abs(played[:, :2]).max() == 0  # the gain of the configuration holds from the first sample
     assert np.abs(played[:, 2:]).max() > 0.01
+
+
+def test_a_second_start_compiles_nothing(tmp_path, song_file):
+    """What was compiled is kept between runs, in the folder that the environment names."""
+
+    def kept():
+        return {p: p.stat().st_mtime_ns for p in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
+
+    arguments = ("run", "--input", f"file:{song_file}", "--osc-port", "0", "--duration", "0.3", "--json")
+    assert run(*arguments).returncode == 0
+    before = kept()
+    assert len(before) > 50
+    assert run(*arguments).returncode == 0
+    assert kept() == before
 
 
 def test_models_and_doctor():
