@@ -196,7 +196,7 @@ def test_models_and_doctor():
     assert facts["network"]["works"]
     assert facts["network"]["c_api"]
     assert facts["network"]["provider"] == "cpu"
-    assert {"cuda", "portaudio", "realtime", "jit_cache"} <= facts.keys()
+    assert {"cuda", "portaudio", "media", "realtime", "jit_cache"} <= facts.keys()
     assert "live" in run("models").stdout
     assert "network" in run("doctor").stdout
 
