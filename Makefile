@@ -31,6 +31,7 @@ docs: $(VENV)/.dev
 # The pictures of README and documentation, made again from what is heard and measured.
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python bench/terminal.py -o docs/terminal.svg
 
 # The pictures of the monitor page, taken by a real browser of a real daemon.
 screenshots: $(VENV)/.dev

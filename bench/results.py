@@ -75,6 +75,15 @@ def osc() -> str:
 def monitor() -> str:
     """bench/monitor.py: three stretches of two minutes."""
     command = [sys.executable, "bench/monitor.py"]
+def offline() -> str:
+    """bench/offline.py, ten minutes of sound."""
+    command = [sys.executable, "bench/offline.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def start() -> str:
+    """bench/start.py."""
+    command = [sys.executable, "bench/start.py"]
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
@@ -179,6 +188,9 @@ def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "bench": ("A hop, stage by stage", bench),
     "speed": ("Beside the GIL", speed),
+    "speed": ("Speed", speed),
+    "offline": ("Files", offline),
+    "start": ("Start", start),
     "osc": ("OSC", osc),
     "monitor": ("The monitor page", monitor),
     "quality": ("Quality", quality),

@@ -7,7 +7,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from . import __version__, engine, model, native, ort, ortapi
+from . import __version__, engine, media, model, native, ort, ortapi
 from .devices import portaudiodevice as device
 
 
@@ -22,6 +22,7 @@ def examine(name: str = "live") -> dict[str, object]:
         "network": _network(name),
         "cuda": ortapi.why_no_cuda() or "works",
         "portaudio": _portaudio(),
+        "media": media.reader(),
         "realtime": realtime(),
         "jit_cache": _jit_cache(),
     }

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 SUFFIXES = frozenset(
     f".{name}"
-    for names in ("m4a m4b aac wma ac3 mka ape amr", "mp4 m4v mov mkv webm avi 3gp mpg mpeg ts wmv flv")
+    for names in ("m4a m4b aac wma ac3 mka ape amr", "mp4 m4v mov mkv webm avi 3gp mpg mpeg wmv flv")
     for name in names.split()
 )
 UNKNOWN = 2**63 - 1  # frames, where a stream does not tell its length; libsndfile's
@@ -40,6 +41,13 @@ def available() -> bool:
 def open_media(path: Path) -> AvSound | PipedSound:
     """The first sound track of the file at `path`; MediaError if it has none that can be read."""
     return AvSound(path) if _have_av() else PipedSound(path)
+
+
+def reader() -> str:
+    """What reads such files here, or what to do about it."""
+    if _have_av():
+        return f"PyAV {version('av')}"
+    return shutil.which("ffmpeg") or CURE
 
 
 def _have_av() -> bool:

@@ -161,13 +161,13 @@ def looks_like_sound(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def seconds(path: Path) -> float:
-    """How long a file says it is, 0 where it does not tell or cannot be read."""
+def seconds(path: Path) -> float | None:
+    """How long a file says it is, 0 where it does not tell, None where it cannot be read."""
     try:
         with Reader(path) as reader:
             return reader.frames / reader.sample_rate
     except AudioFileError:
-        return 0.0
+        return None
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

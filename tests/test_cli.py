@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +172,20 @@ def test_run_from_file_to_file(tmp_path, song_file):
     assert np.abs(played[:, 2:]).max() > 0.01
 
 
+def test_a_second_start_compiles_nothing(tmp_path, song_file):
+    """What was compiled is kept between runs, in the folder that the environment names."""
+
+    def kept():
+        return {p: p.stat().st_mtime_ns for p in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
+
+    arguments = ("run", "--input", f"file:{song_file}", "--osc-port", "0", "--duration", "0.3", "--json")
+    assert run(*arguments).returncode == 0
+    before = kept()
+    assert len(before) > 50
+    assert run(*arguments).returncode == 0
+    assert kept() == before
+
+
 def test_models_and_doctor():
     models = json.loads(run("models", "--json").stdout)["models"]
     live = next(m for m in models if m["name"] == "live")
@@ -181,7 +196,7 @@ def test_models_and_doctor():
     assert facts["network"]["works"]
     assert facts["network"]["c_api"]
     assert facts["network"]["provider"] == "cpu"
-    assert {"cuda", "portaudio", "realtime", "jit_cache"} <= facts.keys()
+    assert {"cuda", "portaudio", "media", "realtime", "jit_cache"} <= facts.keys()
     assert "live" in run("models").stdout
     assert "network" in run("doctor").stdout
 

@@ -88,10 +88,10 @@ class Batch:
 class _Shares:
     """How far all files are together, by their seconds; those that do not tell count as the mean of the others."""
 
-    def __init__(self, lengths: dict[Song, float], advance: Callable[[float], None]) -> None:
+    def __init__(self, lengths: dict[Song, float | None], advance: Callable[[float], None]) -> None:
         known = [s for s in lengths.values() if s]
         mean = sum(known) / len(known) if known else 1.0
-        self._weights = {song: s or mean for song, s in lengths.items()}
+        self._weights = {song: 0.0 if s is None else s or mean for song, s in lengths.items()}
         self._total = sum(self._weights.values())
         self._done: dict[Song, float] = {}
         self._advance, self._lock = advance, threading.Lock()

@@ -123,7 +123,8 @@ class Keyboard:
 
     def wake(self) -> None:
         """Let `read` return at once; from any thread or signal handler."""
-        os.write(self._wake, b".")
+        with contextlib.suppress(OSError):  # just closed
+            os.write(self._wake, b".")
 
     def read(self, timeout: float) -> list[str]:
         """The keys that came within `timeout` seconds, as soon as there is one."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from ..config import load as load_config
 from . import keys
 from .options import SectionedCommand, config_options, help_all
-from .terminal import announcement, err, json_option, out, print_json, stop_signals, tell
+from .terminal import announcement, err, json_option, out, print_json, stop_signals, tell, uncollected
 
 
 @click.command(cls=SectionedCommand)
@@ -34,7 +34,8 @@ def run(config_file: Path | None, plain: bool, quiet: bool, as_json: bool, **fla
     """
     config = load_config(config_file, flags)
     with stop_signals() as stop:
-        from ..daemon import Daemon
+        with uncollected():
+            from ..daemon import Daemon
 
         listener = _Silence() if quiet else _Lines(as_json)
         daemon = Daemon(config, lambda line: listener.tell(line))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import completing
-from .terminal import err, json_option, out, print_json
+from .terminal import err, json_option, out, print_json, uncollected
 
 if TYPE_CHECKING:
     from ..filelist import FileList
@@ -65,10 +65,11 @@ def separate(
     streamsep separate albums "films/**/*.mkv" -o stems --jobs 4 --format flac
     streamsep separate song.ogg --plot
     """
-    from .. import filelist
-    from .. import model as models
-    from ..stems import Form
-    from .batch import Batch
+    with uncollected():
+        from .. import filelist
+        from .. import model as models
+        from ..stems import Form
+        from .batch import Batch
 
     try:
         form = Form(container, int(bits) if bits else 32 if container == "wav" else 24)
