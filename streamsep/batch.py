@@ -161,14 +161,6 @@ def bridge(b, count):  # type: ignore[no-untyped-def]
         engine.finish(at(b, b.ready[n]))
 
 
-@njit(nogil=True, cache=True)
-def hop_flushed(b, count):  # type: ignore[no-untyped-def]
-    """`hop`, with numbers too small for full precision taken as zero, as workers do from their start."""
-    mode = native.flush_denormals()
-    hop(b, count)
-    native.restore_denormals(mode)
-
-
 def step_network(network, members, stepped):  # type: ignore[no-untyped-def]
     """One hop of the network for `members`, whichever kind of network it is; `stepped` as in `rows.step`."""
     raise NotImplementedError("compiled code only")
@@ -389,6 +381,13 @@ class Batch:
         ValueError, BatchError
             a wrong shape, or a slot that is absent.
         """
+        mode = native.flush()  # as workers do
+        try:
+            return self._process(blocks)
+        finally:
+            native.restore(mode)
+
+    def _process(self, blocks: Mapping[int, NDArray[np.float32]]) -> dict[int, NDArray[np.float32]]:
         b = self.compiled
         attend(b)
         inputs = {slot: self._block(slot, block) for slot, block in blocks.items()}
@@ -403,7 +402,9 @@ class Batch:
                     s.fill[0] = 0
                     b.ready[count] = slot
                     count += 1
-            hop_flushed(b, count)
+            before_network(b, count)
+            step(b, count)
+            conclude(b, count)
         return outputs
 
     def _block(self, slot: int, block: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import sys
 from typing import NamedTuple
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -222,3 +222,15 @@ def pointer(typingctx, address):
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.int64), codegen
+
+
+@njit(cache=True)
+def flush():  # type: ignore[no-untyped-def]
+    """`flush_denormals` for Python: from now on, in this thread; give the result to `restore`."""
+    return flush_denormals()
+
+
+@njit(cache=True)
+def restore(mode):  # type: ignore[no-untyped-def]
+    """`restore_denormals` for Python."""
+    restore_denormals(mode)
