@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes bench/RESULTS.md: every figure in it comes from a command that anyone can run.
 
-    python bench/results.py            all of it (about ten minutes on two cores)
+    python bench/results.py            all of it that does not take long (about half an hour on two cores)
     python bench/results.py speed      one section; the others stay as they are
     python bench/results.py peers      other programs beside this one; installs them (about 1.5 GB) the first time
     python bench/results.py variants   ways to have a step start warm (five minutes)
@@ -45,10 +45,10 @@ def call(*arguments: object) -> dict[str, Any]:
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def speed() -> str:
-    """bench/speed.py."""
-    command = [sys.executable, "bench/speed.py"]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+def printed(script: str) -> Callable[[], str]:
+    """What one of the benchmarks prints for people."""
+    command = [sys.executable, script]
+    return lambda: subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def bench() -> str:
@@ -64,27 +64,6 @@ def against_peers() -> str:
 def warm_steps() -> str:
     """bench/variants.py on the shipped network, and on one of 3 x 1000 in both precisions."""
     return "\n\n".join(variants.markdown(call("bench/variants.py", "--network", network)) for network in NETWORKS)
-
-
-def osc() -> str:
-    """bench/osc.py: three minutes, and as long as the malformed packets take."""
-    command = [sys.executable, "bench/osc.py"]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def monitor() -> str:
-    """bench/monitor.py: three stretches of two minutes."""
-    command = [sys.executable, "bench/monitor.py"]
-def offline() -> str:
-    """bench/offline.py, ten minutes of sound."""
-    command = [sys.executable, "bench/offline.py"]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def start() -> str:
-    """bench/start.py."""
-    command = [sys.executable, "bench/start.py"]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def quality() -> str:
@@ -187,12 +166,11 @@ def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "bench": ("A hop, stage by stage", bench),
-    "speed": ("Beside the GIL", speed),
-    "speed": ("Speed", speed),
-    "offline": ("Files", offline),
-    "start": ("Start", start),
-    "osc": ("OSC", osc),
-    "monitor": ("The monitor page", monitor),
+    "speed": ("Beside the GIL", printed("bench/speed.py")),
+    "offline": ("Files", printed("bench/offline.py")),
+    "start": ("Start", printed("bench/start.py")),
+    "osc": ("OSC", printed("bench/osc.py")),
+    "monitor": ("The monitor page", printed("bench/monitor.py")),
     "quality": ("Quality", quality),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
