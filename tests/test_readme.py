@@ -48,11 +48,14 @@ ADDED = {  # by the command's beginning
     "streamsep run --input file:": [],  # ends with the file
     "streamsep run": ["--osc-port", "{osc}"],  # the usual port may be somebody's
     "streamsep listen": ["--port", "{osc}"],
+    "streamsep bench": ["--hops", "200"],
 }
 MADE = {  # what a command promises to leave behind
     "streamsep separate song.flac --plot": "stems/song/vocals.wav stems/song/accompaniment.wav stems/song/spectrograms.png",
     "streamsep run --input file:song.flac --output file:out.wav": "out.wav",
     "streamsep listen vocals -o vocals.wav --duration 5": "vocals.wav",
+    "streamsep plugin install": ".lv2/streamsep.lv2/manifest.ttl",
+    "streamsep bench -o report": "report/report.html report/bench.png report/bench.json",
     "python examples/tutorial/first_model.py": "first-model/first.onnx first-model/stems/2-new/vocals.wav",
     "python -m export runs/first/best.pt -o first.onnx --quantize int8 --data MIR-1K": "first.onnx",
     "streamsep separate song.flac --model first.onnx": "stems/song/vocals.wav",
@@ -116,6 +119,7 @@ class Reader:
         self.environment = os.environ | {
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
+            "HOME": str(home),
             "OMP_NUM_THREADS": "1",
         }
         self.ears = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
