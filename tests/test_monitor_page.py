@@ -19,7 +19,7 @@ from tests.osc_client import HERE
 from tests.servers import JackServer, wait
 
 MINUS = "\u2212"
-PLAYER = "monitor-player"
+PLAYER, DEVICE = "monitor-player", "system"
 DESK, PHONE = {"width": 1440, "height": 1000}, {"width": 360, "height": 740}
 PATIENCE = 20_000  # ms: this machine may be busy
 GAIN, MUTE = "/streamsep/source/vocals/gain", "/streamsep/source/vocals/mute"
@@ -62,6 +62,8 @@ class Stage:
         self.jack.start(period=256, synchronous=False)
         self.start_player()
         self.start_daemon()
+        for n in (0, 1):
+            subprocess.run(["jack_connect", f"{PLAYER}:out_{n}", f"streamsep:input_{n + 1}"], check=True)
 
     def start_player(self, tries=3):
         command = [sys.executable, "bench/player.py", PLAYER]
@@ -82,7 +84,7 @@ class Stage:
             self.player = None
 
     def start_daemon(self):
-        where = ("--input", PLAYER, "--output", "none")
+        where = ("--input", DEVICE, "--output", "none")  # one that a new server has, too
         self.daemon, self.said = running.start_daemon("--http", self.port, *where, code=SLOWED)
         self.osc = running.osc_port(self.said)
 
@@ -329,7 +331,7 @@ def test_others_moves_are_seen_by_all_pages(visit, stage):
 def test_devices_are_there_to_choose_from_and_a_wrong_one_is_refused_with_a_reason(visit):
     page = visit()
     menu = page.get_by_label("From")
-    expect(menu).to_have_value(PLAYER)
+    expect(menu).to_have_value(DEVICE)
     menu.focus()
     expect(menu.locator("option").filter(has_text="system, JACK")).to_have_count(1, timeout=3 * PATIENCE)
     page.evaluate("import('/monitor/monitor.js').then((m) => m.link.send('/model', 's', 'nowhere'))")
@@ -385,13 +387,12 @@ def test_a_gpu_that_is_asked_for_and_not_used_is_said(visit):
 
 def test_a_lost_device_is_said_and_its_return(visit, stage):
     page = visit()
-    stage.jack.end()
     stage.end_player()
+    stage.jack.end()
     expect(page.locator('.banner[data-name="device"]')).to_contain_text("No sound: the device is gone")
     expect(page.locator("#state")).to_contain_text("device lost")
     stage.jack.start(period=256, synchronous=False)
-    stage.start_player()
-    expect(page.locator('.banner[data-name="device"]')).to_have_count(0)
+    expect(page.locator('.banner[data-name="device"]')).to_have_count(0, timeout=3 * PATIENCE)
     expect(page.locator("#events")).to_contain_text("device lost")
 
 
