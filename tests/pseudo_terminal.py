@@ -85,7 +85,7 @@ class Terminal:
         """Whether keys are echoed, and come in lines, as at the start."""
         return termios.tcgetattr(self.terminal)[:4] == self.before[:4]
 
-    def shows(self, *words, seconds=30):
+    def shows(self, *words, seconds=120):  # a first start compiles
         """Wait until all of `words` stand on the screen."""
         end = time.monotonic() + seconds
         while not all(word in self.text for word in words):

@@ -49,7 +49,8 @@ def test_keys_move_the_engine_osc_tells_of_it_and_the_screen_shows_both(jack):
         terminal.press("1")
         assert notified(client, "/streamsep/source/vocals/mute") == 1
         terminal.press(DOWN + "+++")
-        assert notified(client, "/streamsep/source/accompaniment/gain") == pytest.approx(1)
+        while (gain := notified(client, "/streamsep/source/accompaniment/gain")) < 2.9:  # three steps, or what is left of them
+            assert gain > -0.1
         wait(lambda: ask(where[1], "/streamsep/source/accompaniment/gain") == [pytest.approx(3)])
         for key, address in (
             ("s", "/streamsep/source/accompaniment/solo"),
