@@ -115,12 +115,16 @@ def holds(times: Times) -> bool:
 
 
 def row(count: int, times: Times) -> dict[str, object]:
-    """The figures of `count` streams, ms; `hop_ms` is all of them together, `per_stream_ms` the median's share of one."""
+    """The figures of `count` streams, ms; `hop_ms` is all of them together, `per_stream_ms` the median's share of one.
+
+    `response_ms` is from when it was due to when it was done: that is what holds, or does not.
+    """
     hop = figures(times.hop())
     return {
         "streams": count,
         "hop_ms": hop,
         "step_ms": figures(times.stages()["network"]),
+        "response_ms": figures(times.between(DUE, DONE)),
         "per_stream_ms": round(hop["p50"] / count, 5),
         "late": times.late(),
         "hops": len(times.stamps),

@@ -113,9 +113,9 @@ def _print(r: dict[str, Any]) -> None:
 
 
 def _print_streams(s: dict[str, Any]) -> None:
-    table = Table("streams", "hop p50", "hop p99", "for each", "late", "holds", box=None, pad_edge=False)
+    table = Table("streams", "hop p50", "due to done p99", "for each", "late", "holds", box=None, pad_edge=False)
     for row in s["rows"]:
-        figures = f"{row['hop_ms']['p50']:.3f}", f"{row['hop_ms']['p99']:.3f}", f"{row['per_stream_ms']:.3f}"
+        figures = f"{row['hop_ms']['p50']:.3f}", f"{row['response_ms']['p99']:.3f}", f"{row['per_stream_ms']:.3f}"
         table.add_row(str(row["streams"]), *figures, f"{row['late']} of {row['hops']}", "yes" if row["holds"] else "no")
     out.print(table)
     how = "one call of the network takes all" if s["together"] else "the network takes one after the other"
