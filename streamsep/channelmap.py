@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_INPUTS, MAX_CHANNEL = 8, 256
+MAX_INPUTS = 8  # of one stream
+MAX_INPUT, MAX_OUTPUT = 64, 256  # the highest channel
 MIX = "mix"  # all sources, each with its gain
 
 
@@ -110,7 +111,7 @@ def parse(inputs: str | None, outputs: str | None) -> Wiring:
 
 def parse_inputs(text: str) -> tuple[int, ...]:
     """`1,2`: 1 to 8 channels, each once."""
-    channels = _numbers(text, "1,2")
+    channels = _numbers(text, "1,2", MAX_INPUT)
     if len(channels) > MAX_INPUTS:
         raise ValueError(f"expected 1 to {MAX_INPUTS} channels, not {len(channels)}")
     return channels
@@ -123,14 +124,14 @@ def parse_outputs(text: str) -> dict[str, tuple[int, ...]]:
         name, equals, numbers = (word.strip() for word in part.partition("="))
         if not (name and equals) or name in outputs:
             raise ValueError("expected each source once, such as vocals=1,2;accompaniment=3,4")
-        outputs[name] = _numbers(numbers, "vocals=1,2;accompaniment=3,4")
+        outputs[name] = _numbers(numbers, "vocals=1,2;accompaniment=3,4", MAX_OUTPUT)
     return outputs
 
 
-def _numbers(text: str, example: str) -> tuple[int, ...]:
+def _numbers(text: str, example: str, most: int) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= MAX_CHANNEL for word in words):
-        raise ValueError(f"expected channels from 1 to {MAX_CHANNEL}, such as {example}")
+    if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
+        raise ValueError(f"expected channels from 1 to {most}, such as {example}")
     channels = tuple(map(int, words))
     if len(set(channels)) < len(channels):
         raise ValueError(f"expected each channel once, such as {example}")
