@@ -337,3 +337,29 @@ def test_an_instance_leaves_nothing_behind(host):
     for _ in range(20):
         host().close()
     assert not segments.names()
+
+
+# --------------------------------------------------------------------------------------------------------- the installer
+
+
+def test_install_twice_and_uninstall(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):
+        where = install.install()
+    assert sorted(p.name for p in where.lv2.iterdir()) == [install.BUNDLE]
+    assert sorted(p.name for p in where.bundle.iterdir()) == ["manifest.ttl", "streamsep.so", "streamsep.ttl"]
+    assert where.link.resolve() == where.bundle / install.OBJECT
+    assert where.installed
+    install.uninstall()
+    assert not [*where.lv2.iterdir(), *where.ladspa.iterdir()]
+    with pytest.raises(install.InstallError, match="nothing to uninstall"):
+        install.uninstall()
+
+
+def test_without_a_compiler_it_says_which_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(install.InstallError, match="apt install gcc"):
+        install.install()
+    assert not list((tmp_path / ".lv2").iterdir())
