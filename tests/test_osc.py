@@ -434,6 +434,8 @@ def test_the_table_is_the_surface(client):
     assert len(lines) == 2 + len(ROWS)
     assert all(line.count("|") == 5 for line in lines)
     for row in ROWS:
+        if "<n>" in row.address:  # there is one stream here; test_streams.py has several
+            continue
         if row.handler and row.address != "/streamsep/quit" and all(a.optional for a in row.arguments):
             client.send(row.address.replace("<name>", "vocals"))
             assert client.receive()[0] in (row.address.replace("<name>", "vocals"), row.reply_address)

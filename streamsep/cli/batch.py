@@ -38,8 +38,8 @@ class Batch:
         title = found.songs[0].path.name if len(found.songs) == 1 else f"{len(found.songs)} files"
         with progress(title, quiet) as advance, ThreadPoolExecutor(jobs) as pool:
             shares = _Shares(lengths, advance)
-            waiting = {pool.submit(self._one, song, shares, found): song for song in found.songs}
             try:
+                waiting = {pool.submit(self._one, song, shares, found): song for song in found.songs}
                 for future in as_completed(waiting):
                     song = waiting[future]
                     try:
