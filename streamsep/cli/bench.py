@@ -9,16 +9,15 @@ import click
 from rich.table import Table
 
 from ..config import ConfigError
+from .options import model_option, provider_option
 from .terminal import err, json_option, out, print_json, progress
 
 MOST_STREAMS = 4096
 
 
 @click.command()
-@click.option("--model", default="live", show_default=True, help="A shipped model's name, or an .onnx file.")
-@click.option(
-    "--provider", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs."
-)
+@model_option
+@provider_option
 @click.option(
     "--streams",
     is_flag=False,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from . import completing
+from .options import model_option
 from .terminal import json_option, out, print_json, progress
 
 
@@ -16,13 +16,7 @@ from .terminal import json_option, out, print_json, progress
 @click.option(
     "-o", "--output-dir", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the files go."
 )
-@click.option(
-    "--model",
-    default="live",
-    show_default=True,
-    shell_complete=completing.models,
-    help="A shipped model's name, or an .onnx file.",
-)
+@model_option
 @json_option
 def demo(output_dir: Path, model: str, as_json: bool) -> None:
     """Play the bundled song live and keep what comes out.

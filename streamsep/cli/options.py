@@ -15,6 +15,16 @@ from ..config import Config
 from ..configfile import REST, groups
 from . import completing
 
+model_option = click.option(
+    "--model",
+    default="live",
+    show_default=True,
+    shell_complete=completing.models,
+    help="A shipped model's name, or an .onnx file.",
+)
+provider_option = click.option(
+    "--provider", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs."
+)
 COMPLETERS = {"input": completing.devices("input"), "output": completing.devices("output"), "model": completing.models}
 
 

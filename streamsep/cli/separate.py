@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import completing
+from .options import model_option, provider_option
 from .terminal import err, json_option, out, print_json, uncollected
 
 if TYPE_CHECKING:
@@ -25,16 +25,8 @@ EXAMPLES_OF_SKIPPED = 3
 @click.option(
     "-o", "--output-dir", default="stems", show_default=True, type=click.Path(path_type=Path), help="Where the stems go."
 )
-@click.option(
-    "--model",
-    default="live",
-    show_default=True,
-    shell_complete=completing.models,
-    help="A shipped model's name, or an .onnx file.",
-)
-@click.option(
-    "--provider", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where it runs."
-)
+@model_option
+@provider_option
 @click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(0, 256), help="Files at a time; 0: one a core.")
 @click.option(
     "--format", "container", default="wav", show_default=True, type=click.Choice(["wav", "flac"]), help="Of the stems."
