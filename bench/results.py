@@ -94,23 +94,26 @@ def quality() -> str:
     return "\n".join(lines)
 
 
-def live(minutes: float, only: list[str]) -> str:
-    """bench/soak.py with every load, or `only` some, for the daemon and for the usual way in Python. Written row by row."""
+def live(minutes: float, only: list[str], beside: str) -> str:
+    """bench/soak.py with every load, or `only` some, for the daemon and for the usual way in Python. Written row by row.
+
+    `beside`: what else the machine did; such rows stand beside those of a quiet machine.
+    """
     rows = dict(_rows(_section("live")))
     for program, load in ((p, load) for p in soak.CLIENTS for load in soak.LOADS):
         if not only or f"{program}:{load}" in only:
             r = call("bench/soak.py", "--program", program, "--load", load, "--minutes", minutes)
-            rows[program, load] = soak.line(r)
+            rows[program, load, beside] = f"{soak.line(r)} {beside} | {commit()} |"
             write("live", _soaks(r, rows))
     return _soaks(r, rows)
 
 
-def _rows(section: str) -> Iterator[tuple[tuple[str, str], str]]:
-    """The soaks that a section holds, by program and load."""
+def _rows(section: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """The soaks that a section holds, by program, load and what else the machine did."""
     for line in section.splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:]]
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if cells and cells[0] in soak.CLIENTS:
-            yield (cells[0], cells[1]), line
+            yield (cells[0], cells[1], cells[-2]), line
 
 
 def growth() -> str:
@@ -147,21 +150,21 @@ def two_clocks() -> str:
     return "\n".join(lines)
 
 
-def _soaks(r: dict[str, Any], rows: dict[tuple[str, str], str]) -> str:
+def _soaks(r: dict[str, Any], rows: dict[tuple[str, str, str], str]) -> str:
     lines = [
         "`bench/soak.py`: JACK with its dummy driver, 48 kHz, blocks of 128, the bundled song round and round;",
         f"{r['machine']}. `daemon` is `streamsep run`, `callback` the usual way in Python: `InferenceSession.run` in a",
         "sounddevice callback, with the same model and windows. Beside them: nothing; a Python thread in the program that hogs",
         f"the GIL; 10,000 OSC messages a second; one core busy. A hop is due every {r['deadline_ms']:g} ms.",
         "",
-        soak.HEAD,
+        *soak.head("besides", "commit"),
         *(rows[key] for key in sorted(rows, key=_soaks_order)),
     ]
     return "\n".join(lines)
 
 
-def _soaks_order(key: tuple[str, str]) -> tuple[int, int]:
-    return list(soak.CLIENTS).index(key[0]), soak.LOADS.index(key[1])
+def _soaks_order(key: tuple[str, str, str]) -> tuple[int, str, int]:
+    return list(soak.CLIENTS).index(key[0]), key[2], soak.LOADS.index(key[1])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -176,7 +179,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "peers": ("Beside other programs", against_peers),
     "variants": ("Steps that start warm", warm_steps),
-    "live": ("Live for hours", lambda: live(30, [])),
+    "live": ("Live for hours", lambda: live(30, [], "")),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
     "reopen": ("A server comes back", reopening),
@@ -230,9 +233,10 @@ def main() -> None:
     p.add_argument(
         "--only", action="append", default=[], metavar="PROGRAM:LOAD", help="of the soaks in `live`; the others stay"
     )
+    p.add_argument("--beside", default="", help="what else the machine does during them, for the table")
     arguments = p.parse_args()
     commit()
-    LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.only))
+    LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.only, arguments.beside))
     for name in arguments.names or SECTIONS:
         if name == "quality" and not DATA.is_dir():
             print(f"results: {DATA} is missing: the section {name!r} stays as it is", file=sys.stderr)

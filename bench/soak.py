@@ -248,7 +248,12 @@ COLUMNS = (
     "hand-over: the same",
     "server's xruns",
 )
-HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+
+
+def head(*more: str) -> list[str]:
+    """The table's first two lines; `more`: columns that others add to `line`."""
+    columns = [*COLUMNS, *more]
+    return [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
 
 
 def main() -> None:
@@ -263,7 +268,7 @@ def main() -> None:
     arguments = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children end too
     report = soak(arguments.program, arguments.load, arguments.minutes, arguments.model)
-    print(json.dumps(report, indent=1) if arguments.json else f"{HEAD}\n{line(report)}")
+    print(json.dumps(report, indent=1) if arguments.json else "\n".join([*head(), line(report)]))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ EXAMPLES_OF_SKIPPED = 3
     "--format", "container", default="wav", show_default=True, type=click.Choice(["wav", "flac"]), help="Of the stems."
 )
 @click.option("--bits", type=click.Choice(["16", "24", "32"]), help="A sample; 32: float. [default: 32, with flac 24]")
-@click.option("--fast", is_flag=True, help="Half the time; with an 8-bit model not bit by bit the live result, 50 dB below it.")
+@click.option("--fast", is_flag=True, help="Faster; with an 8-bit model not bit by bit the live result: noise 50 dB below it.")
 @click.option("--plot", is_flag=True, help="Also draw the spectrograms of mixture and stems.")
 @json_option
 def separate(
