@@ -41,7 +41,7 @@ from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from . import StreamsepError, controls, engine, native, ort, rows, stats, structs
+from . import StreamsepError, controls, engine, native, ort, rows, structs
 from .engine import COUNTS, Engine, Hop, Separator
 from .model import Model
 from .rows import Rows, RowsNetwork
@@ -192,42 +192,6 @@ def _drop(network, slot):  # type: ignore[no-untyped-def]
         network.fresh[slot] = 1
 
     return alone if network.instance_class is ort.Step else many
-
-
-@njit(nogil=True, cache=True)
-def step_all(b, hops, clock, period, stages, whole):  # type: ignore[no-untyped-def]
-    """`hops` of all slots, back to back (`period` 0) or one every `period` ns: what it costs.
-
-    stages   3 histograms (`stats`): from the input to the network, the network, from the network to the output
-    whole    another, of their sum; paced: from when the hop was due
-    clock    `native.clock()`
-
-    The input is what the slots' `x` hold. Returns how many hops were not done within `period`.
-    """
-    mode = native.flush_denormals()
-    attend(b)
-    call(b)
-    count, late = b.called[0], 0
-    due = native.monotonic_ns(clock.gettime)
-    for _ in range(hops):
-        now = native.monotonic_ns(clock.gettime)
-        while now < due:
-            native.sleep_ns(clock.nanosleep, min(due - now, 500_000_000))
-            now = native.monotonic_ns(clock.gettime)
-        begun = due if period else now
-        before_network(b, count)
-        heard = native.monotonic_ns(clock.gettime)
-        step(b, count)
-        stepped = native.monotonic_ns(clock.gettime)
-        conclude(b, count)
-        end = native.monotonic_ns(clock.gettime)
-        for n, took in ((0, heard - now), (1, stepped - heard), (2, end - stepped)):
-            stats.record(stages[n], took)
-        stats.record(whole, end - begun)
-        late += period > 0 and end - begun > period
-        due = max(due + period, end) if period else end
-    native.restore_denormals(mode)
-    return late
 
 
 # ------------------------------------------------------------------------------------------------------------- the object
