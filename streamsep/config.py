@@ -95,7 +95,7 @@ class Config(BaseModel):
     http_host: str = Field("127.0.0.1", min_length=1, description="address the HTTP port is opened at")
     http_token: str | None = Field(
         None,
-        pattern=r"^[\w.~-]{16,}$",
+        pattern=r"^([\w.~-]{16,})?$",
         description="token in the page's URL [default: none on the loopback, else a new one]",
     )
     advertise: bool = Field(False, description="announce by zeroconf to other machines, too; --http alone does to this one")
