@@ -318,8 +318,9 @@ class Daemon:
 
     def _end_take(self) -> None:
         """End the take that runs, if one does, and tell what came of it."""
-        running, self._take_over = self._recorder.recording, False
+        running = self._recorder.recording
         self._recorder.stop()
+        self._take_over = False  # only now: until here no other take may begin
         self._hear_recorder()
         if running:
             self._tell(self._recorder.summary())

@@ -118,7 +118,9 @@ class JackDevice:
     def _check_wiring(self, sources: Sequence[str]) -> None:
         inputs, outputs = self._wiring.inputs, self._wiring.outputs
         if len(inputs) > calls.MAX_INPUTS or (self._from and max(inputs, default=0) > len(self._from)):
-            raise DeviceError(f"input channels {inputs}: expected 1 to {calls.MAX_INPUTS} of {len(self._from)}: {self._from}")
+            known = f" of {len(self._from)}: {self._from}" if self._from else ""
+            most = min(calls.MAX_INPUTS, len(self._from) or calls.MAX_INPUTS)
+            raise DeviceError(f"input channels {inputs}: expected 1 to {most}{known}")
         if self._to and self._wiring.highest_output > len(self._to):
             raise DeviceError(f"output channel {self._wiring.highest_output}: expected 1 to {len(self._to)}: {self._to}")
         for name in outputs:
