@@ -12,6 +12,7 @@ audio.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ import onnxruntime
 from numba import njit
 from numpy.typing import NDArray
 
+from . import native
 from .model import OUTPUTS, Model
 from .ortapi import OrtError, reason
 from .ortsession import CONFIG, Session, run
@@ -39,6 +41,13 @@ class Network(Protocol):
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
+
+    def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
+        """Hops of one stream in one call, on the CPU: the function takes their number and returns what `step` does.
+
+        mag, mask : float32 [shape=(frames, n_bins)], [shape=(frames, sources, n_bins)], of which it uses the first ones
+        apart : from a zero state of its own; the stream's stays
+        """
 
     def reset(self) -> None:
         """Start again from a zero state."""
@@ -75,12 +84,22 @@ class SessionNetwork:
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
+        return self._run(self.mag, self.mask)
+
+    def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
+        """Hops of one stream in one call (see `Network`)."""
+        own = copy(self) if apart else self
+        if apart:
+            own.reset()
+        return lambda frames: own._run(mag[None, :frames], mask[None, :frames])
+
+    def _run(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> bool:
         try:
-            mask, self.h, self.c = self._session.run(OUTPUTS, {"mag": self.mag, "h": self.h, "c": self.c})
+            masks, self.h, self.c = self._session.run(OUTPUTS, {"mag": mag, "h": self.h, "c": self.c})
         except Exception as error:  # the runtime's exceptions share no base class of their own
             self.error = self.error or str(error)
             return False
-        self.mask[:] = mask
+        mask[:] = masks
         return True
 
 
@@ -118,6 +137,15 @@ def step(s):  # type: ignore[no-untyped-def]
     return True
 
 
+@njit(nogil=True, cache=True)
+def step_by_itself(s):  # type: ignore[no-untyped-def]
+    """`step`, for a caller whose processor does not flush denormal numbers."""
+    mode = native.flush_denormals()
+    good = step(s)
+    native.restore_denormals(mode)
+    return good
+
+
 class NativeNetwork:
     """The network through the C API; `compiled` is what Numba functions take.
 
@@ -134,13 +162,14 @@ class NativeNetwork:
         self.mag = np.zeros(shapes["mag"], np.float32)
         self.mask = np.zeros(shapes["mask"], np.float32)
         self._keep = [np.zeros(shapes["h"], np.float32)]
-        mag, mask, from_zero = (session.tensor(a) for a in (self.mag, self.mask, self._keep[0]))
-        a, b = ([self._state(shapes["h"]) for _ in "hc"] for _ in "AB")
-        values = np.array(
-            [[[mag, *a], [mask, *b]], [[mag, *b], [mask, *a]], [[mag, from_zero, from_zero], [mask, *a]]],
-            np.int64,
-        )
+        self._states = [session.tensor(self._keep[0])] * 2, *self._two_states(shapes["h"])
+        values = _turns(session.tensor(self.mag), session.tensor(self.mask), *self._states)
         self.compiled = Step(**session.call(), turn=np.full(1, FROM_ZERO, np.int64), values=values)  # type: ignore[arg-type]
+
+    def _two_states(self, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Tensors for h and c, twice."""
+        first, second = ([self._state(shape) for _ in "hc"] for _ in "AB")
+        return first, second
 
     def _state(self, shape: tuple[int, ...]) -> int:
         """A state tensor: over an array on the CPU, in the device's memory on CUDA."""
@@ -148,6 +177,21 @@ class NativeNetwork:
             return self._session.on_device(shape)
         self._keep.append(np.zeros(shape, np.float32))
         return self._session.tensor(self._keep[-1])
+
+    def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
+        """Hops of one stream in one call (see `Network`)."""
+        zero, first, second = self._states
+        turn = self.compiled.turn
+        if apart:
+            first, second = self._two_states(self._keep[0].shape)
+            turn = np.full(1, FROM_ZERO, np.int64)
+
+        def of(frames: int) -> Step:
+            edges = [self._session.tensor(a, (1, frames, *a.shape[1:])) for a in (mag, mask)]
+            return self.compiled._replace(turn=turn, values=_turns(edges[0], edges[1], zero, first, second))
+
+        steps = [of(1 + n) for n in range(len(mag))]
+        return lambda frames: step_by_itself(steps[frames - 1])
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
@@ -166,6 +210,11 @@ class NativeNetwork:
     def close(self) -> None:
         """Give everything back. Must not be called while a step runs."""
         self._session.close()
+
+
+def _turns(mag: int, mask: int, zero: list[int], a: list[int], b: list[int]) -> NDArray[np.int64]:
+    """`Step.values` of these OrtValues: `zero`, `a` and `b` are h and c each."""
+    return np.array([[[mag, *a], [mask, *b]], [[mag, *b], [mask, *a]], [[mag, *zero], [mask, *a]]], np.int64)
 
 
 # ----------------------------------------------------------------------------------------------------------------- choice
