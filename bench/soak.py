@@ -9,7 +9,8 @@ all three at once.
 Counted from the moment on in which all is wired and has settled; the times' histograms hold the start too. `late`: hops that
 were not done with a mask of their own when they were due, `bridged` those of them that went out through the last mask.
 `missed_blocks`: blocks for which the output ring had not enough. The server's own xruns stand apart, by the client that it
-blames: they are what the graph as a whole, this machine and the dummy driver's clock did, whoever was at work.
+blames: they are what the graph as a whole, this machine and the dummy driver's clock did, whoever was at work. So do the times
+at which the machine itself stood still for more than 5 ms (bench/witness.py).
 """
 
 from __future__ import annotations
@@ -206,9 +207,13 @@ def soak(program: str, load: str, minutes: float, model: str) -> dict[str, Any]:
         s.child.go()
         before, xruns, said = _counters(program, s.port), len(s.xruns), len(s.log.read_text())
         start = time.monotonic()
-        with beside(load, s.port) as sent:  # a daemon that is flooded beside a GIL's hog answers no question
+        with (
+            Child(sys.executable, "bench/witness.py") as witness,
+            beside(load, s.port) as sent,
+        ):  # a daemon that is flooded beside a GIL's hog answers no question
             while time.monotonic() - start < 60 * minutes and s.child.process.poll() is None:
                 time.sleep(min(1.0, max(0.01, 60 * minutes - (time.monotonic() - start))))
+            stalls = json.loads(witness.end())
         seconds, after = time.monotonic() - start, _counters(program, s.port)
         result = {
             "program": program,
@@ -216,6 +221,7 @@ def soak(program: str, load: str, minutes: float, model: str) -> dict[str, Any]:
             "seconds": round(seconds, 1),
             "server_xruns": len(s.xruns) - xruns,
             "server_blames": blamed(s.log.read_text()[said:]),
+            "machine_stalls": stalls,
             "osc_per_second": int(next(filter(None, sent), 0)),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
@@ -246,7 +252,8 @@ def line(r: dict[str, Any]) -> str:
     return (
         f"| {r['program']} | {r['load']} | {r['seconds'] / 60:.1f} | {r['hops']} | {r['late']} | {r.get('bridged', '')} "
         f"| {r.get('missed_blocks', '')} | {times('step_ms')} | {times('handover_ms')} "
-        f"| {r['server_xruns']}{f' ({blames})' if blames else ''} |"
+        f"| {r['server_xruns']}{f' ({blames})' if blames else ''} "
+        f"| {r['machine_stalls']['stalls']} ({r['machine_stalls']['worst_ms']:.1f} ms) |"
     )
 
 
@@ -261,6 +268,7 @@ COLUMNS = (
     "step: p50 / p99 / p99.9 / max ms",
     "hand-over: the same",
     "server's xruns",
+    "machine stood still > 5 ms (longest)",
 )
 
 
