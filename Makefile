@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev $(VENV)/.node
 	PYTHON="$(PYTHON)" ./.ci/system-packages $(APT)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

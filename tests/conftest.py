@@ -26,6 +26,20 @@ from tests.osc_client import client, connect, daemon, parts, separator, server, 
 DATA = ROOT.parent / "shared" / "data"
 
 
+# Side by side with anything else, but never with each other: they play in real time, or own what a machine has one of.
+REAL_TIME = """cli_view daemon device devicenames examples jack jackdevice live loopback monitor monitor_page osc_audio osc_daemon
+osc_feedback osc_query osc_tcp osc_weather oscinput pipewire plugin plugin_hosts plugin_pipewire readme recorder roundtrip
+streams""".split()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For `pytest -n 2 --dist loadgroup`: a file's tests stay together, which share what its fixtures made."""
+    for item in items:
+        room = item.path.stem.removeprefix("test_")
+        item.add_marker(pytest.mark.xdist_group("real time" if room in REAL_TIME else room))
+
+
 def need(condition: object, what: str) -> None:
     """Skip where `what` is missing; in CI nothing may be missing that can be installed there."""
     if condition:
