@@ -8,7 +8,7 @@ import pytest
 from numba import njit
 from onnx import helper
 
-from streamsep import batch, ortapi, ortsession, rows, structs
+from streamsep import batch, cuda, ortapi, rows, structs
 from streamsep import model as models
 from streamsep.batch import Batch, BatchError
 from streamsep.engine import Separator
@@ -280,21 +280,11 @@ def test_slots_are_counted_and_named(aligned):
         Batch(aligned, FORMATS, "tpu")
 
 
-@pytest.mark.skipif(ortapi.why_no_cuda() is None, reason="there is a GPU here")
+@pytest.mark.skipif(cuda.why_not() is None, reason="there is a GPU here")
 def test_without_a_gpu_it_says_so(aligned):
     with pytest.raises(ortapi.OrtError, match="use --provider cpu"):
         Batch(aligned, FORMATS, "cuda")
     assert Batch(aligned, FORMATS, "auto").provider_notes
-
-
-def test_memory_of_the_runtimes_own(aligned):
-    """What pinned memory is taken by, tried on the allocator that every machine has."""
-    session = ortsession.Session(aligned.path, "cpu")
-    value, _ = session._allocated((3, 5), b"Cpu", ortapi.DEFAULT_MEMORY)
-    array = session.view(value, (3, 5))
-    array[:] = 1.5
-    assert array.sum() == 22.5
-    session.close()
 
 
 @njit
