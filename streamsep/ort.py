@@ -23,7 +23,7 @@ import onnxruntime
 from numba import njit
 from numpy.typing import NDArray
 
-from . import cuda, cudagraph
+from . import NoGpuError, cuda, cudagraph
 from .cuda import Crossing, Device, Runtime
 from .model import OUTPUTS, Model
 from .ortapi import OrtError, reason
@@ -276,7 +276,7 @@ def choose(model: Model, provider: str, make: Callable[[str], Made], use_c_api: 
     Raises
     ------
     NoProviderError
-        none does; a `NoGpuError` where "cuda" was asked for.
+        none does; a `NoCudaError` where "cuda" was asked for.
     ValueError
         `provider` is none of `PROVIDERS`.
     """
@@ -294,7 +294,7 @@ def choose(model: Model, provider: str, make: Callable[[str], Made], use_c_api: 
             return make(candidate), reasons
         except OrtError as error:
             reasons.append(f"{candidate}: {reason(error)}")
-    kind, cure = (NoGpuError, "use --provider cpu or auto") if provider == "cuda" else (NoProviderError, "no provider is left")
+    kind, cure = (NoCudaError, "use --provider cpu or auto") if provider == "cuda" else (NoProviderError, "no provider is left")
     raise kind(f"provider {provider!r} does not work here ({'; '.join(reasons)}): {cure}", reasons)
 
 
@@ -306,8 +306,13 @@ class NoProviderError(OrtError):
         self.reasons = reasons
 
 
-class NoGpuError(NoProviderError):
-    """The GPU was asked for, and does not work here."""
+class NoCudaError(NoProviderError, NoGpuError):
+    """CUDA was asked for, and does not work here."""
+
+
+def fallen_back(wished: str, provider: str, notes: Sequence[str]) -> list[str]:
+    """A line for who wished "cuda" and got another `provider`; `notes` say why. Empty where there is nothing to tell."""
+    return [f"{'; '.join(notes)}: the network runs on the CPU"] if wished == "cuda" != provider else []
 
 
 def open_network(

@@ -4,6 +4,8 @@ Everything runs three times without a GPU: on the CPU's own path, on the device'
 with graphs as ONNX Runtime keeps them (`tests.device`). On a machine with a GPU it runs on that, too.
 """
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -365,3 +367,57 @@ def test_on_the_cpu_nothing_is_kept_warm(model):
     made = Separator(model, 48_000, 2, "cpu")
     live = Live(made, handover.PacedDevice(np.zeros((4096, 2), np.float32), 48_000, 384, 4, 10))
     assert live._make_desk().warmth[worker.EVERY] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- asked for a GPU
+
+
+needs_none = pytest.mark.skipif(NO_GPU is None, reason="there is a GPU here")
+REQUIRING = [
+    ("separate", "SONG", "-o", "OUT"),
+    ("run", "--input", "file:SONG", "--output", "none", "--osc-port", "0"),
+    ("bench", "--hops", "10"),
+    ("engine", "--idle", "0"),
+]
+
+
+def streamsep(*words, **places):
+    words = [w.replace("SONG", str(places.get("song"))).replace("OUT", str(places.get("out"))) for w in words]
+    return subprocess.run([sys.executable, "-m", "streamsep", *words], capture_output=True, text=True, timeout=120, check=False)
+
+
+@needs_none
+@pytest.mark.parametrize("words", REQUIRING, ids=lambda words: words[0])
+def test_who_requires_a_gpu_gets_exit_code_3_and_one_line(words, model, song_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    done = streamsep(*words, "--model", str(model.path), "--require-gpu", song=song_file, out=tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert NO_GPU in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@needs_none
+@pytest.mark.parametrize("words", REQUIRING[:2], ids=lambda words: words[0])
+def test_who_wishes_one_is_told_and_goes_on(words, model, song_file, tmp_path):
+    more = ["--duration", "0.5"] if words[0] == "run" else []
+    done = streamsep(*words, *more, "--model", str(model.path), "--provider", "cuda", "--json", song=song_file, out=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "runs on the CPU" in line]
+    assert len(told) == 1
+    assert NO_GPU in told[0]
+    assert "cpu" in done.stdout
+
+
+def test_the_shipped_model_is_not_for_a_gpu_and_says_so(song_file, tmp_path):
+    done = streamsep("separate", "SONG", "-o", "OUT", "--require-gpu", song=song_file, out=tmp_path / "out")
+    assert done.returncode == 3
+    assert "int8" in done.stderr
+
+
+def test_the_cpu_is_no_gpu(tmp_path):
+    (tmp_path / "c.toml").write_text("provider = 'cpu'\nrequire_gpu = true\n")
+    for words in (("run", "--config", str(tmp_path / "c.toml")), ("bench", "--provider", "cpu", "--require-gpu")):
+        done = streamsep(*words)
+        assert done.returncode == 2
+        assert "expected provider 'auto' or 'cuda'" in done.stderr
