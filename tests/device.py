@@ -139,6 +139,6 @@ class Capturing:
             counts[2] += 1
             return native.ort_run(real, session, options, names_in, values_in, count_in, names_out, count_out, values_out)
 
-        self._keep = old, seen, numbers, graphs, run
+        self._keep = old, seen, numbers, graphs, run, getattr(network, "capturing", None)
         network.compiled = network.compiled._replace(run=run.address)
         network.capturing = self

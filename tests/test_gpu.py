@@ -4,6 +4,7 @@ Everything runs three times without a GPU: on the CPU's own path, on the device'
 with graphs as ONNX Runtime keeps them (`tests.device`). On a machine with a GPU it runs on that, too.
 """
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from streamsep.live import Live
 from streamsep.model import METADATA_KEY
 from streamsep.rings import MAX_BLOCK, SAMPLE_RATE, WHEN
 from tests import graphs
+from tests.conftest import ROOT
 from tests.device import Capturing, HostDevice, broken
 from train.model import MaskLSTM
 from train.stft import Transform
@@ -421,3 +423,89 @@ def test_the_cpu_is_no_gpu(tmp_path):
         done = streamsep(*words)
         assert done.returncode == 2
         assert "expected provider 'auto' or 'cuda'" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------ the benchmark
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """bench/gpu.py, with memory of this machine for the device."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    module = importlib.import_module("gpu")
+    native_network, rows_network = ort.NativeNetwork, DeviceRowsNetwork
+
+    def made(network):
+        Capturing(network)
+        return network
+
+    def one(model, provider):
+        return native_network(model) if provider == "cpu" else made(native_network(model, device=HostDevice()))
+
+    monkeypatch.setattr(module.ort, "NativeNetwork", one)
+    monkeypatch.setattr(
+        module.devicerows, "DeviceRowsNetwork", lambda model, n: made(rows_network(model, n, "cpu", HostDevice()))
+    )
+    changes = {
+        "MINUTES": 0.2,
+        "PART": 501,
+        "HOP": 200_000,
+        "EVERY": 50_000,
+        "WARM_UP": 5,
+        "STREAM_HOPS": 20,
+        "MOST_STREAMS": 128,
+    }
+    for name, value in changes.items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_the_benchmark_measures_what_it_says(gpu, tmp_path, monkeypatch):
+    """Each part but the card's own, then the page; a difference too large and a part that failed are told."""
+    monkeypatch.setattr(gpu, "MOST_MS", 1e9)
+    gpu.make_network(tmp_path, "2x16")
+    report = {"network": "2x16", "floor": {"error": "exit code 1: no card"}}
+    report |= {name: gpu.PARTS[name](tmp_path, 30) for name in ("parity", "one", "streams")}
+    parity = report["parity"]
+    assert (parity["hops"], parity["resets"]) == (1500, 2)
+    assert all(parity[name] <= TOLERANCE for name in ("cpu, first minute", "cuda", "cuda, captured graphs"))
+    assert len(report["one"]) == 6
+    assert all(figures["failed"] == 0 for figures in report["one"].values())
+    assert report["streams"]["largest"] == 128
+    assert report["streams"]["tried"][128]["graph"]
+    parity["cuda"] = 0.01
+    text = gpu.markdown(report)
+    assert "the card: failed: exit code 1: no card" in text
+    assert "0.01, **too much**" in text
+    assert "128 streams hold" in text
+
+
+def test_the_benchmark_finds_a_graph_that_is_wrong(gpu, tmp_path, monkeypatch):
+    made = gpu.ort.NativeNetwork
+
+    def with_one_graph(model, provider):
+        network = made(model, provider)
+        if provider == "cuda":
+            Capturing(network, graph_of=[1, 1, 2, 3])
+        return network
+
+    monkeypatch.setattr(gpu.ort, "NativeNetwork", with_one_graph)
+    gpu.make_network(tmp_path, "1x16")
+    assert "other masks than a run" in str(gpu.parity(tmp_path, 0)["cuda, captured graphs"])
+
+
+@needs_none
+def test_without_a_gpu_the_benchmark_says_not_run():
+    done = subprocess.run([sys.executable, ROOT / "bench" / "gpu.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"Not run: {NO_GPU}.")
+
+
+@pytest.mark.parametrize(
+    "name", ["soundfile", "sounddevice", "rocket_fft", "aiohttp", "rich", "click", "jack", "zeroconf", "soxr"]
+)
+def test_the_benchmark_needs_no_more_than_it_says(name):
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; sys.path.insert(0, 'bench'); import gpu; from train.model import MaskLSTM"
+    )
+    code += "; from export import graph"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

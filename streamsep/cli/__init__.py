@@ -1,6 +1,6 @@
 """The command line: the only place that prints or exits. A module for each command.
 
-Exit codes: 0 done, 1 it failed while running, 2 it was asked for wrongly, 3 it requires a GPU and there is none. An error is one
+Exit codes: 0 done, 1 it failed while running, 2 it was asked for wrongly, 3 it requires a GPU and none works. An error is one
 line on stderr. With `--json` there is one JSON object on stdout and nothing else.
 """
 
