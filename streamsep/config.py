@@ -84,7 +84,7 @@ class Config(BaseModel):
     model: str = Field("live", description="a shipped model's name, or an .onnx file")
     rate: int | None = Field(None, ge=8_000, le=192_000, description="sample rate, Hz [default: the input device's]")
     block: int = Field(0, ge=0, le=8192, description="device block, frames; 0: the server's own (JACK) or one hop")
-    provider: Provider = Field("auto", description="where the network runs; on the CPU where cuda does not work")
+    provider: Provider = Field("auto", description="where the network runs")
     require_gpu: bool = Field(False, description="end with exit code 3 where the network cannot run on the GPU")
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
     osc_port: int = Field(9000, ge=0, le=65535, description="UDP port of the OSC server; 0: any free one")
