@@ -40,8 +40,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(page.ROOT))
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # before anybody loads NVIDIA's libraries: PyTorch comes first here
 
-from streamsep import cuda, devicerows, model, native, ort
+from streamsep import devicerows, model, native, ort, ortsession
 
 TITLE = "On a GPU"
 HOP = 8_000_000  # ns
@@ -309,7 +310,7 @@ PARTS: dict[str, Callable[[Path, int], Report]] = {
 
 def measure(network: str, hops: int) -> Report:
     """All parts, each in a process of its own; `not_run` says why where there is no GPU."""
-    if why := cuda.why_not():
+    if why := ortsession.why_no_cuda():
         return {"not_run": why}
     report: Report = {"network": network, "hops": hops}
     with tempfile.TemporaryDirectory() as folder:

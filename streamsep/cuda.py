@@ -223,12 +223,3 @@ def _preload() -> None:
         for folder in folders:
             onnxruntime.preload_dlls(directory=str(folder))
         onnxruntime.preload_dlls()
-
-
-def why_not() -> str | None:
-    """Why nothing can be computed on a GPU here; None if nothing stands against it."""
-    try:
-        Device().close()
-    except OrtError as error:
-        return str(error)
-    return None

@@ -170,6 +170,9 @@ class DeviceRowsNetwork:
             fresh=np.ones(streams, np.int64),
             absent=np.zeros(streams, np.int64),
         )
+        dry_run(self.compiled)
+        if self.error:
+            session.fail_at_once()
 
     @property
     def notes(self) -> list[str]:

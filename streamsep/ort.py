@@ -206,6 +206,8 @@ class NativeNetwork:
             mag_crossing=mag_crossing,
             mask_crossing=mask_crossing,
         )
+        if session.device and not take_turn_there(self.compiled, DRY):
+            session.fail_at_once()
 
     def _twin(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], int, Crossing]:
         """An array for this side, the tensor that the network gets, and what crosses between them, if they are two."""

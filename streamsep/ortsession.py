@@ -44,6 +44,21 @@ def run(s, options, inputs, outputs):  # type: ignore[no-untyped-def]
     return False
 
 
+def why_no_cuda() -> str | None:
+    """Why ONNX Runtime cannot use a GPU here; None if nothing stands against it that shows without a network."""
+    try:
+        api, device = Api.get(), Device()
+        options = api.make(ortapi.CREATE_SESSION_OPTIONS)
+        try:
+            ortapi.append_cuda(api, options, cuda.options(device, graphs=False))
+        finally:
+            api.release(ortapi.RELEASE_SESSION_OPTIONS, options)
+            device.close()
+    except OrtError as error:
+        return ortapi.reason(error)
+    return None
+
+
 class Session:
     """One session of the model at `path`.
 
@@ -165,6 +180,12 @@ class Session:
         if failure < 0 and self.device:
             return self.device.message(-failure)
         return self.api.message(failure) if failure else None
+
+    def fail_at_once(self) -> None:
+        """Raise OrtError: a first run failed. What is missing on a device, cuDNN for example, shows no sooner."""
+        why = self.error
+        self.close()
+        raise OrtError(f"the network's first run failed: {why}")
 
     def close(self) -> None:
         """Give everything back, last made first. Must not be called while a step runs."""

@@ -53,6 +53,11 @@ def _broken_copy(target, source, size, kind, stream):
     return 700
 
 
+@cfunc(types.int32(types.int64))
+def _broken_wait(stream):
+    return 700
+
+
 class HostDevice(cuda.Device):
     """`cuda.Device`, all of it in numpy arrays; what a real one would not show (its own memory) is kept in `memory`."""
 
@@ -74,6 +79,11 @@ class HostDevice(cuda.Device):
 
     def close(self) -> None:
         pass
+
+
+def refusing(runtime):
+    """`runtime` on which nothing that was queued is ever done."""
+    return runtime._replace(copy=_broken_copy.address, wait=_broken_wait.address)
 
 
 def broken(compiled):

@@ -8,7 +8,7 @@ import pytest
 from numba import njit
 from onnx import helper
 
-from streamsep import batch, cuda, ortapi, rows, structs
+from streamsep import batch, ortapi, ortsession, rows, structs
 from streamsep import model as models
 from streamsep.batch import Batch, BatchError
 from streamsep.engine import Separator
@@ -280,7 +280,7 @@ def test_slots_are_counted_and_named(aligned):
         Batch(aligned, FORMATS, "tpu")
 
 
-@pytest.mark.skipif(cuda.why_not() is None, reason="there is a GPU here")
+@pytest.mark.skipif(ortsession.why_no_cuda() is None, reason="there is a GPU here")
 def test_without_a_gpu_it_says_so(aligned):
     with pytest.raises(ortapi.OrtError, match="use --provider cpu"):
         Batch(aligned, FORMATS, "cuda")

@@ -17,7 +17,7 @@ import torch
 from numba import njit
 
 import export.graph
-from streamsep import batch, cuda, ort, ortapi, ortsession, rows, worker
+from streamsep import batch, ort, ortapi, ortsession, rows, worker
 from streamsep import model as models
 from streamsep.benchmark import handover
 from streamsep.devicerows import DeviceRowsNetwork
@@ -27,7 +27,7 @@ from streamsep.model import METADATA_KEY
 from streamsep.rings import MAX_BLOCK, SAMPLE_RATE, WHEN
 from tests import graphs
 from tests.conftest import ROOT
-from tests.device import Capturing, HostDevice, broken
+from tests.device import Capturing, HostDevice, broken, refusing
 from train.model import MaskLSTM
 from train.stft import Transform
 
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4  # of a mask
 LAYERS, HIDDEN, BINS = 3, 48, 513
 MINUTES, HOPS_A_SECOND = 10, 125
 KINDS = ("cpu", "device", "device graphs", "cuda", "cuda graphs")
-NO_GPU = cuda.why_not()
+NO_GPU = ortsession.why_no_cuda()
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +180,14 @@ def test_a_copy_that_fails_keeps_the_state(model, mags, kind, hops):
     np.testing.assert_array_equal(run(network, mags[hops:20]), run(twin, mags[hops:20]))
     network.reset()
     assert network.error is None
+
+
+@pytest.mark.parametrize("make", [ort.NativeNetwork, DeviceRowsNetwork])
+def test_a_network_that_cannot_run_is_refused_at_once(model, make):
+    device = HostDevice()
+    device.runtime = refusing(device.runtime)
+    with pytest.raises(ort.OrtError, match="the network's first run failed: CUDA error 700"):
+        make(model, 1, "cpu", device)
 
 
 # ------------------------------------------------------------------------------------------------- the traps, and each one set

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from streamsep import cuda, model, ort
+from streamsep import model, ort, ortsession
 from tests import graphs
 
 
@@ -78,7 +78,7 @@ def test_networks_do_not_disturb_each_other(lstm):
 
 
 def test_cuda_is_used_or_refused_with_a_reason(lstm):
-    reason = cuda.why_not()
+    reason = ortsession.why_no_cuda()
     if reason is None:
         assert ort.open_network(lstm, "cuda")[0].provider == "cuda"  # and right: test_gpu.py
         return
