@@ -4,8 +4,7 @@
 
 The bundled song round and round, 48 kHz stereo, through `offline.separate` from file to file, in a process of its own bound to
 one core. Speeds are seconds of sound a second: by the clock, and by the processor's time, which other programs on the machine
-disturb less. Memory is the process's peak beyond what it had taken when the model was loaded. `fast` takes many frames a
-network call although the model is quantised to 8 bits (see `streamsep.frames`).
+disturb less. Memory is the process's peak beyond what it had taken when the model was loaded.
 """
 
 import argparse
@@ -40,7 +39,7 @@ def song(path: Path, seconds: float) -> None:
             left -= x.shape[1]
 
 
-def child(path: Path, model: str, fast: bool) -> dict[str, float]:
+def child(path: Path, model: str) -> dict[str, float]:
     """One separation, in this process."""
     from streamsep import offline
     from streamsep.model import load
@@ -51,10 +50,10 @@ def child(path: Path, model: str, fast: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         short = Path(folder) / "short.wav"
         song(short, 1)
-        offline.separate(short, folder, loaded, fast=fast)  # compiled and warm
+        offline.separate(short, folder, loaded)  # compiled and warm
         before = resource.getrusage(resource.RUSAGE_SELF)
         clock = time.perf_counter()
-        result = offline.separate(path, folder, loaded, fast=fast)
+        result = offline.separate(path, folder, loaded)
         clock = time.perf_counter() - clock
         after = resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -67,7 +66,7 @@ def child(path: Path, model: str, fast: bool) -> dict[str, float]:
     }
 
 
-def near(path: Path, model: str) -> dict[str, dict[str, float]]:
+def near(path: Path, model: str) -> dict[str, float]:
     """How far samples are from the streaming result: at most, and the noise below the sound, dB."""
     from streamsep import offline
     from streamsep.engine import Separator
@@ -78,13 +77,10 @@ def near(path: Path, model: str) -> dict[str, dict[str, float]]:
     loaded = load(model)
     live = Separator(loaded, RATE, 2, "cpu")
     y = np.concatenate([live.process(x), live.flush()], axis=2)[:, :, live.latency :]
-    found = {}
-    for name, together in (("default", None), ("fast", True)):
-        z = np.concatenate(list(offline.aligned(Frames(Separator(loaded, RATE, 2, "cpu"), together), [x])), axis=2)
-        noise = np.sum((z - y) ** 2, dtype=np.float64)
-        below = 10 * np.log10(np.sum(y**2, dtype=np.float64) / noise) if noise else float("inf")
-        found[name] = {"max": float(np.abs(z - y).max()), "snr_db": below}
-    return found
+    z = np.concatenate(list(offline.aligned(Frames(Separator(loaded, RATE, 2, "cpu")), [x])), axis=2)
+    noise = np.sum((z - y) ** 2, dtype=np.float64)
+    below = 10 * np.log10(np.sum(y**2, dtype=np.float64) / noise) if noise else float("inf")
+    return {"max": float(np.abs(z - y).max()), "snr_db": below}
 
 
 def stages(path: Path, model: str) -> dict[str, float]:
@@ -96,7 +92,7 @@ def stages(path: Path, model: str) -> dict[str, float]:
 
     separator = Separator(load(model), RATE, 2, "cpu")
     many = frames.Frames(separator, together=False)
-    fast = frames.Frames(Separator(load(model), RATE, 2, "cpu"), together=True)
+    together = frames.Frames(Separator(load(model), RATE, 2, "cpu"), together=True)
     s, w = separator.state, many._work
     y = np.empty((len(separator.sources), 2, many.samples), np.float32)
     with (
@@ -109,7 +105,7 @@ def stages(path: Path, model: str) -> dict[str, float]:
             "read": lambda: source.read(many.samples, dtype="float32").T.copy(),
             "analysis": lambda: frames.analyse(s, w, x),
             "network, a frame a call": lambda: many._step(frames.FRAMES),
-            "network, many frames a call": lambda: fast._step(frames.FRAMES),
+            "network, many frames a call": lambda: together._step(frames.FRAMES),
             "masks and synthesis": lambda: frames.synthesise(s, w, frames.FRAMES, y),
             "write": lambda: stems.write(y),
         }
@@ -130,37 +126,23 @@ def measure(model: str, minutes: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "song.wav"
         song(path, 60 * minutes)
-        runs = {}
-        for name in ("default", "fast"):
-            command = [
-                sys.executable,
-                __file__,
-                "--model",
-                model,
-                "--child",
-                str(path),
-                *(["--fast"] if name == "fast" else []),
-            ]
-            runs[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        return {"model": model, "runs": runs, "near": near(path, model), "stages_us": stages(path, model)}
+        command = [sys.executable, __file__, "--model", model, "--child", str(path)]
+        run = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        return {"model": model, "run": run, "near": near(path, model), "stages_us": stages(path, model)}
 
 
 def markdown(r: dict[str, Any]) -> str:
     """The figures for people."""
-    seconds = r["runs"]["default"]["seconds"]
+    run, n = r["run"], r["near"]
+    apart = "no bit" if n["max"] == 0 else f"{n['max']:.1e} at most, {n['snr_db']:.0f} dB below"
+    figures = [f"{run['times_real_time']:.1f}", f"{run['times_real_time_cpu']:.1f}", f"{run['growth_mib']:.0f}", apart]
     lines = [
-        f"`streamsep separate` of {seconds / 60:g} minutes at 48 kHz stereo, model `{r['model']}`, one core, file to file.",
+        f"`streamsep separate` of {run['seconds'] / 60:g} minutes at 48 kHz stereo by `{r['model']}`, one core, file to file.",
         "",
-        "| | times real time | by the processor's time | memory beyond the loaded model, MiB | from live sound |",
-        "|---|---|---|---|---|",
+        "| times real time | by the processor's time | memory beyond the loaded model, MiB | from live sound |",
+        "|---|---|---|---|",
+        f"| {' | '.join(figures)} |",
     ]
-    for name, run in r["runs"].items():
-        n = r["near"][name]
-        apart = "no bit" if n["max"] == 0 else f"{n['max']:.1e} at most, {n['snr_db']:.0f} dB below"
-        label = "default" if name == "default" else "`--fast`"
-        lines.append(
-            f"| {label} | {run['times_real_time']:.1f} | {run['times_real_time_cpu']:.1f} | {run['growth_mib']:.0f} | {apart} |"
-        )
     lines += ["", "| stage | µs a hop, processor's time |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {us:.1f} |" for name, us in r["stages_us"].items())])
 
@@ -172,11 +154,10 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=10, help="of sound (%(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    p.add_argument("--fast", action="store_true", help=argparse.SUPPRESS)
     arguments = p.parse_args()
     jit_cache.use()
     if arguments.child:
-        print(json.dumps(child(arguments.child, arguments.model, arguments.fast)))
+        print(json.dumps(child(arguments.child, arguments.model)))
         return
     report = measure(arguments.model, arguments.minutes)
     print(json.dumps(report, indent=1) if arguments.json else markdown(report))

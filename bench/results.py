@@ -158,7 +158,7 @@ def _soaks(r: dict[str, Any], rows: dict[tuple[str, str, str], str]) -> str:
         "`bench/soak.py`: JACK with its dummy driver, 48 kHz, blocks of 128, the bundled song round and round;",
         f"{r['machine']}. `daemon` is `streamsep run`, `callback` the usual way in Python: `InferenceSession.run` in a",
         "sounddevice callback, with the same model and windows. Beside them: nothing; a Python thread in the program that hogs",
-        f"the GIL; 10,000 OSC messages a second; one core busy. A hop is due every {r['deadline_ms']:g} ms.",
+        f"the GIL; 10,000 OSC messages a second; one core busy; all three. A hop is due every {r['deadline_ms']:g} ms.",
         "",
         *soak.head("besides", "commit"),
         *(rows[key] for key in sorted(rows, key=_soaks_order)),

@@ -1,14 +1,16 @@
 """A paced soak on a JACK server of its own: dummy driver, 48 kHz, blocks of 128, the bundled song round and round as input.
 
-    python bench/soak.py [--minutes 30] [--load none|gil|osc|cpu] [--program daemon|callback] [--json]
+    python bench/soak.py [--minutes 30] [--load none|gil|osc|cpu|all] [--program daemon|callback] [--json]
 
 `daemon` is `streamsep run` as anyone starts it; `callback` is bench/callback.py, the usual way in Python. Beside it, as
-`--load` says (bench/loads.py): a Python thread in the program that hogs the GIL; 10,000 OSC messages a second; one core busy.
+`--load` says (bench/loads.py): a Python thread in the program that hogs the GIL; 10,000 OSC messages a second; one core busy;
+all three at once.
 
 Counted from the moment on in which all is wired and has settled; the times' histograms hold the start too. `late`: hops that
 were not done with a mask of their own when they were due, `bridged` those of them that went out through the last mask.
 `missed_blocks`: blocks for which the output ring had not enough. The server's own xruns stand apart, by the client that it
-blames: they are what the graph as a whole, this machine and the dummy driver's clock did, whoever was at work.
+blames: they are what the graph as a whole, this machine and the dummy driver's clock did, whoever was at work. So do the times
+at which the machine itself stood still for more than 5 ms (bench/witness.py).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from streamsep import doctor
 ROOT = Path(__file__).resolve().parents[1]
 PERIOD, RATE = 128, 48_000
 SETTLE = 3.0  # s
-LOADS = ("none", "gil", "osc", "cpu")
+LOADS = ("none", "gil", "osc", "cpu", "all")
 CLIENTS = {"daemon": "streamsep", "callback": "PortAudio"}
 COUNTERS = ("hops", "late", "bridged", "lost", "missed_blocks", "input_xruns", "output_xruns")
 
@@ -110,9 +112,9 @@ def _end_server(server: subprocess.Popen[bytes]) -> None:
 def start_program(program: str, load: str, model: str) -> Child:
     """The program under test, with the GIL's hog inside if that is the load."""
     if program == "callback":
-        hog = ["--hog"] if load == "gil" else []
+        hog = ["--hog"] if load in ("gil", "all") else []
         return Child(sys.executable, "bench/callback.py", "--model", model, *hog, text="OSC on")
-    start = ["bench/loads.py", "gil"] if load == "gil" else ["-m", "streamsep"]
+    start = ["bench/loads.py", "gil"] if load in ("gil", "all") else ["-m", "streamsep"]
     return Child(sys.executable, *start, "run", "--model", model, "--osc-port", 0, "--json", text="OSC on")
 
 
@@ -148,11 +150,10 @@ def blamed(log: str) -> dict[str, int]:
 
 
 class Stage(NamedTuple):
-    """All that runs: the program with the song in its inputs, and the load beside it."""
+    """All that runs: the program with the song in its inputs, beside a server."""
 
     child: Child
     port: int  # OSC
-    loader: Child | None
     xruns: list[float]  # the server's, as a client that only watches is told
     log: Path  # the server's
 
@@ -178,10 +179,24 @@ def stage(program: str, load: str, model: str) -> Iterator[Stage]:
         port = int(re.findall(r"OSC on \S+:(\d+)", child.said)[0])
         stack.enter_context(Child(sys.executable, "bench/player.py", "song", text="ready"))
         wire(monitor, CLIENTS[program])
-        commands: dict[str, list[object]] = {"osc": ["osc", port], "cpu": ["cpu"]}
-        beside = commands.get(load)
-        loader = stack.enter_context(Child(sys.executable, "bench/loads.py", *beside)) if beside else None
-        yield Stage(child, port, loader, xruns, folder / "jackd.log")
+        yield Stage(child, port, xruns, folder / "jackd.log")
+
+
+@contextmanager
+def beside(load: str, port: int) -> Iterator[list[str]]:
+    """The load of other processes; what they printed, once they have ended."""
+    commands: dict[str, list[object]] = {"osc": ["osc", port], "cpu": ["cpu"]}
+    said: list[str] = []
+    with ExitStack() as stack:
+        for name, command in commands.items():
+            if load in (name, "all"):
+                child = stack.enter_context(Child(sys.executable, "bench/loads.py", *command))
+                stack.callback(_listen, child, said)
+        yield said
+
+
+def _listen(child: Child, said: list[str]) -> None:
+    said.append(child.end().strip())
 
 
 def soak(program: str, load: str, minutes: float, model: str) -> dict[str, Any]:
@@ -192,17 +207,22 @@ def soak(program: str, load: str, minutes: float, model: str) -> dict[str, Any]:
         s.child.go()
         before, xruns, said = _counters(program, s.port), len(s.xruns), len(s.log.read_text())
         start = time.monotonic()
-        while time.monotonic() - start < 60 * minutes and s.child.process.poll() is None:
-            time.sleep(min(1.0, max(0.01, 60 * minutes - (time.monotonic() - start))))
+        with (
+            Child(sys.executable, "bench/witness.py") as witness,
+            beside(load, s.port) as sent,
+        ):  # a daemon that is flooded beside a GIL's hog answers no question
+            while time.monotonic() - start < 60 * minutes and s.child.process.poll() is None:
+                time.sleep(min(1.0, max(0.01, 60 * minutes - (time.monotonic() - start))))
+            stalls = json.loads(witness.end())
         seconds, after = time.monotonic() - start, _counters(program, s.port)
-        sent = s.loader.end().strip() if s.loader else ""
         result = {
             "program": program,
             "load": load,
             "seconds": round(seconds, 1),
             "server_xruns": len(s.xruns) - xruns,
             "server_blames": blamed(s.log.read_text()[said:]),
-            "osc_per_second": int(sent or 0),
+            "machine_stalls": stalls,
+            "osc_per_second": int(next(filter(None, sent), 0)),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
         report = json.loads(s.child.end())
@@ -232,7 +252,8 @@ def line(r: dict[str, Any]) -> str:
     return (
         f"| {r['program']} | {r['load']} | {r['seconds'] / 60:.1f} | {r['hops']} | {r['late']} | {r.get('bridged', '')} "
         f"| {r.get('missed_blocks', '')} | {times('step_ms')} | {times('handover_ms')} "
-        f"| {r['server_xruns']}{f' ({blames})' if blames else ''} |"
+        f"| {r['server_xruns']}{f' ({blames})' if blames else ''} "
+        f"| {r['machine_stalls']['stalls']} ({r['machine_stalls']['worst_ms']:.1f} ms) |"
     )
 
 
@@ -247,6 +268,7 @@ COLUMNS = (
     "step: p50 / p99 / p99.9 / max ms",
     "hand-over: the same",
     "server's xruns",
+    "machine stood still > 5 ms (longest)",
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any, Literal
 
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import streamsep.model
 from streamsep.model import METADATA_KEY, Contract
@@ -19,7 +17,7 @@ from train import checkpoint
 from train.config import Config
 from train.model import MaskLSTM
 
-from . import graph, parity
+from . import graph, int8, parity
 from .parity import Parity
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -52,20 +50,7 @@ def export(source: Path, target: Path, precision: Precision = "fp32", roots: Seq
 
 def write(model: MaskLSTM, path: Path, precision: Precision) -> None:
     """The bare graph, without its contract."""
-    onnx.save(graph.build(model, "fp16" if precision == "fp16" else "fp32"), path)
-    if precision == "int8":
-        _quantise(path)
-
-
-def _quantise(path: Path) -> None:
-    """LSTM layers and heads to 8 bits, in place: weights per channel, activations by what each call holds."""
-    log = logging.getLogger()
-    level = log.level
-    log.setLevel(logging.ERROR)  # it advises shape inference, which a graph with named axes and known ranks does not need
-    try:
-        quantize_dynamic(path, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM", "MatMul"])
-    finally:
-        log.setLevel(level)
+    onnx.save(int8.build(model) if precision == "int8" else graph.build(model, precision), path)
 
 
 def describe(content: dict[str, Any], config: Config, precision: Precision, result: Parity, sounds: str) -> Contract:

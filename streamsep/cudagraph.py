@@ -29,19 +29,21 @@ REPLAYED, CAPTURED = 1, 2  # seeds of the two inputs
 Masks = NDArray[np.float32]
 
 
-def capture(session: Session, numbered: list[int], options: NDArray[np.int64], play: Callable[[int], Masks | None]) -> bool:
+def capture(
+    session: Session, plain: int, numbered: list[int], options: NDArray[np.int64], play: Callable[[int], Masks | None]
+) -> bool:
     """Let the turns of `options` be replayed graphs; False, and a note in `session`, where they give other masks than runs.
 
     Parameters
     ----------
-    numbered
-        OrtRunOptions pointers with a graph's number each, as many as turns.
+    plain, numbered
+        OrtRunOptions pointers: of runs that are no graph, and with a graph's number for each turn.
     options : int64 [shape=(turns,)]
-        what the turns run with; `numbered` after, or what was there before.
+        what the turns run with: `numbered` after, or `plain`. Before it may be either: another thread may have captured.
     play
         gives the masks of all turns one after the other on input from a seed, None when a run failed.
     """
-    plain = options.copy()
+    options[:] = plain
     expected = play(REPLAYED)
     options[:] = numbered
     done = play(CAPTURED)  # on other input: a graph that reads what it was captured with is found out

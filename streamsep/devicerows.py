@@ -153,12 +153,13 @@ class DeviceRowsNetwork:
             session.tensor_there(self._device.on_device(shapes[name]), shapes[name]) for name in ("mag", "mask", *"hchc")
         )
         values = [[[to, *a], [back, *b]], [[to, *b], [back, *a]], [[dry_mag, *dry[:2]], [dry_mask, *dry[2:]]]]
+        self._plain = session.options()
         self._numbered = [session.options(1 + turn) for turn in _TURNS] if session.graphs else []
         self.compiled = DeviceRows(
             **session.call(),  # type: ignore[arg-type]
             turn=np.zeros(1, np.int64),
             values=np.array(values, np.int64),
-            options=np.full(len(_TURNS), session.options(), np.int64),
+            options=np.full(len(_TURNS), self._plain, np.int64),
             runtime=self._device.runtime,
             mag_crossing=mag_crossing,
             mask_crossing=mask_crossing,
@@ -182,7 +183,9 @@ class DeviceRowsNetwork:
     def warm(self) -> None:
         """As `ort.NativeNetwork.warm`."""
         if self._session.graphs:
-            self._session.graphs = cudagraph.capture(self._session, self._numbered, self.compiled.options, self._play)
+            self._session.graphs = cudagraph.capture(
+                self._session, self._plain, self._numbered, self.compiled.options, self._play
+            )
             self.reset()
 
     def _play(self, seed: int) -> NDArray[np.float32] | None:

@@ -6,11 +6,10 @@ through the cache for one frame. Here `FRAMES` hops go through each stage togeth
 **Transforms** of many frames are computed side by side in the lanes of a vector, each by the operations that it would get
 alone: the same bits in less than half the time.
 
-**The network** takes many frames a call where that changes nothing to speak of (`together`): with fp32 and fp16 models it
-moves a sample by less than 1e-5. A model quantised to 8 bits chooses the scale of its activations for the whole call
-(`DynamicQuantizeLSTM`), so that frames would coarsen each other: the shipped model's masks move by up to 0.04, which is 47 to
-50 dB below the sound. There every frame is a call of its own, from compiled code, and what comes out is the streaming result
-bit by bit.
+**The network** takes many frames a call where that changes nothing to speak of, which it is asked by trying
+(`frames_are_independent`). Our int8 files give the same bits then, fp32 and fp16 move a sample by less than 1e-5. A file that
+chooses the scale of its activations for the whole call (`DynamicQuantizeLSTM`) lets frames coarsen each other: there every
+frame is a call of its own, from compiled code.
 
 All that survives a call is the `Separator`'s state; a call of many hops may follow single ones, and the other way round. The
 controls are not looked at: gains are for those who listen. This module knows no file and no thread.
@@ -21,16 +20,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 import rocket_fft
 from numba import njit
 from numpy.typing import NDArray
 
 from . import engine, native, ort, stft
 from .engine import Separator
-from .model import OUTPUTS
 
 FRAMES = 16  # hops of a call: their spectra still fit a processor's own cache
+TOLERANCE = 1e-5  # of a mask's value, hence of a sample
 
 
 class Work(NamedTuple):
@@ -135,17 +133,17 @@ class Frames:
     Parameters
     ----------
     together
-        whether the network takes many frames a call. None: where that moves no sample by more than 1e-5, which are models
-        not quantised to 8 bits, on the CPU.
+        whether the network takes many frames a call. None: on the CPU, where that moves no sample by more than 1e-5.
     """
 
     def __init__(self, separator: Separator, together: bool | None = None) -> None:
-        if together is None:
-            together = separator.model.contract.precision != "int8" and separator.network.provider == "cpu"
         self.separator = separator
         self.samples = FRAMES * separator.geometry.hop_length  # of a call, at most
         self._work = _make_work(separator)
-        self._network = _Together(separator) if together else None
+        network, w = separator.network, self._work
+        if together is None:
+            together = network.provider == "cpu" and frames_are_independent(network, *w.mask.shape[1:])
+        self._many = network.many(w.mag, w.mask) if together else None
 
     def process(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Separate whole hops.
@@ -170,10 +168,10 @@ class Frames:
 
     def _step(self, hops: int) -> None:
         network, s, w = self.separator.network, self.separator.state, self._work
-        if self._network:
-            w.stepped[:hops] = self._network.step(w.mag[:hops], w.mask[:hops])
+        if self._many:
+            w.stepped[:hops] = self._many(hops)
             if not all([keep(s, w, k) for k in range(hops)]):
-                self._network.reset()
+                network.reset()
         elif isinstance(network, ort.NativeNetwork):
             step_each(s, w, network.compiled, hops)
         else:
@@ -184,42 +182,20 @@ class Frames:
                 if not keep(s, w, k):
                     network.reset()
 
-    def reset(self) -> None:
-        """Forget all that was heard."""
-        self.separator.reset()
-        if self._network:
-            self._network.reset()
 
-    @property
-    def error(self) -> str | None:
-        """What the first failed network step since the last `reset` said."""
-        return self._network.error if self._network else self.separator.error
-
-
-class _Together:
-    """The network with many frames a call, on the CPU, with its state kept between calls."""
-
-    def __init__(self, separator: Separator) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(separator.model.path, options, providers=["CPUExecutionProvider"])
-        self._zero = np.zeros(separator.model.contract.shapes()["h"], np.float32)
-        self.reset()
-
-    def reset(self) -> None:
-        """Start again from a zero state."""
-        self._h = self._c = self._zero
-        self.error: str | None = None
-
-    def step(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> bool:
-        """`mag` `[shape=(frames, n_bins)]` to `mask` `[shape=(frames, sources, n_bins)]`; False when it failed."""
-        try:
-            masks, self._h, self._c = self._session.run(OUTPUTS, {"mag": mag[None], "h": self._h, "c": self._c})
-        except Exception as error:  # the runtime's exceptions share no base class of their own
-            self.error = self.error or str(error)
-            return False
-        mask[:] = masks[0]
-        return True
+def frames_are_independent(network: ort.Network, sources: int, n_bins: int) -> bool:
+    """Whether frames in one call get the masks that they get one by one, to `TOLERANCE`; asked by trying, on noise."""
+    random = np.random.default_rng(0)
+    mag = (random.random((FRAMES, n_bins)) ** 4 * 10.0 ** random.uniform(-4, 0, (FRAMES, 1))).astype(np.float32)
+    together, single = np.empty((2, FRAMES, sources, n_bins), np.float32)
+    good = network.many(mag, together, apart=True)(FRAMES)
+    frame, mask = mag[:1].copy(), single[:1].copy()
+    step = network.many(frame, mask, apart=True)
+    for k in range(FRAMES):
+        frame[:] = mag[k]
+        good = step(1) and good
+        single[k] = mask
+    return good and float(np.abs(together - single).max()) <= TOLERANCE
 
 
 def _make_work(separator: Separator) -> Work:

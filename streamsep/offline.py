@@ -105,8 +105,8 @@ def aligned(frames: Frames, blocks: Blocks) -> Iterator[NDArray[np.float32]]:
     float32 [shape=(sources, channels, samples)]
         the sources, in other blocks than the input's.
     """
-    frames.reset()
     separator = frames.separator
+    separator.reset()
     hop, early = separator.geometry.hop_length, separator.latency - separator.geometry.hop_length
     given = sent = 0
 
@@ -154,7 +154,6 @@ def separate(
     provider: str = "auto",
     progress: Progress | None = None,
     form: Form | None = None,
-    fast: bool = False,
     name: Path | None = None,
 ) -> Result:
     """Write `out_dir/name/<source>.wav` for every source of `model`.
@@ -170,8 +169,6 @@ def separate(
         file does not tell. What it raises ends the work and leaves no trace.
     form
         of the stems: 32-bit float WAV unless told.
-    fast
-        many frames a network call even where that changes the result (see `frames`).
     name
         the stems' folder in `out_dir`: the file's name without its suffix unless told.
 
@@ -187,7 +184,7 @@ def separate(
     form = form or Form()
     with Reader(path) as reader:
         separator = _separator(reader, model, provider)
-        engine = Frames(separator, True if fast else None)
+        engine = Frames(separator)
         folder = Path(out_dir) / (name or reader.path.stem)
         paths = {source: folder / f"{source}.{form.container}" for source in separator.sources}
         _spare_input(reader.path, paths.values())
@@ -210,7 +207,7 @@ def separate(
             elapsed=time.perf_counter() - started,
             counts=separator.counts,
             clipped=stems.clipped,
-            error=engine.error,
+            error=separator.error,
             provider=separator.network.provider,
             provider_notes=tuple(separator.provider_notes),
             native=separator.native,

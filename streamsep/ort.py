@@ -16,6 +16,7 @@ This module knows tensors, not audio.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ import onnxruntime
 from numba import njit
 from numpy.typing import NDArray
 
-from . import NoGpuError, cuda, cudagraph
+from . import NoGpuError, cuda, cudagraph, native
 from .cuda import Crossing, Device, Runtime
 from .model import OUTPUTS, Model
 from .ortapi import OrtError, reason
@@ -45,6 +46,13 @@ class Network(Protocol):
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
+
+    def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
+        """Hops of one stream in one call, on the CPU: the function takes their number and returns what `step` does.
+
+        mag, mask : float32 [shape=(frames, n_bins)], [shape=(frames, sources, n_bins)], of which it uses the first ones
+        apart : from a zero state of its own; the stream's stays
+        """
 
     def reset(self) -> None:
         """Start again from a zero state."""
@@ -92,12 +100,22 @@ class SessionNetwork:
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
+        return self._run(self.mag, self.mask)
+
+    def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
+        """Hops of one stream in one call (see `Network`)."""
+        own = copy(self) if apart else self
+        if apart:
+            own.reset()
+        return lambda frames: own._run(mag[None, :frames], mask[None, :frames])
+
+    def _run(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> bool:
         try:
-            mask, self.h, self.c = self._session.run(OUTPUTS, {"mag": self.mag, "h": self.h, "c": self.c})
+            masks, self.h, self.c = self._session.run(OUTPUTS, {"mag": mag, "h": self.h, "c": self.c})
         except Exception as error:  # the runtime's exceptions share no base class of their own
             self.error = self.error or str(error)
             return False
-        self.mask[:] = mask
+        mask[:] = masks
         return True
 
 
@@ -129,7 +147,7 @@ class Step(NamedTuple):
 
 
 FROM_ZERO, DRY = 2, 3
-_TURNS = FROM_ZERO, 0, 1, DRY
+_TURNS = FROM_ZERO, 0, 1, DRY  # in an order that needs nothing of before
 
 
 @njit(nogil=True, cache=True)
@@ -167,6 +185,15 @@ def dry_run(s):  # type: ignore[no-untyped-def]
         cuda.wait(s.runtime, s.failure)
 
 
+@njit(nogil=True, cache=True)
+def step_by_itself(s):  # type: ignore[no-untyped-def]
+    """`step`, for a caller whose processor does not flush denormal numbers."""
+    mode = native.flush_denormals()
+    good = step(s)
+    native.restore_denormals(mode)
+    return good
+
+
 class NativeNetwork:
     """The network through the C API; `compiled` is what Numba functions take.
 
@@ -188,20 +215,16 @@ class NativeNetwork:
         shapes = model.contract.shapes(streams)
         self.mag, mag, mag_crossing = self._twin(shapes["mag"])
         self.mask, mask, mask_crossing = self._twin(shapes["mask"])
-        a, b, dry = ([self._tensor(shapes["h"]) for _ in "hc"] for _ in range(3))
-        zero, dry_mag, dry_mask = (self._tensor(shapes[name]) for name in ("h", "mag", "mask"))
-        values = [
-            [[mag, *a], [mask, *b]],
-            [[mag, *b], [mask, *a]],
-            [[mag, zero, zero], [mask, *a]],
-            [[dry_mag, zero, zero], [dry_mask, *dry]],
-        ]
-        self._numbered = [session.options(1 + turn) for turn in range(4)] if session.graphs else []
+        self._shape = shapes["h"]
+        self._states = [self._tensor(self._shape)] * 2, *self._two_states()
+        dry = [[self._tensor(shapes["mag"]), *self._states[0]], [self._tensor(shapes["mask"]), *self._two_states()[0]]]
+        self._plain = session.options() if session.device else 0
+        self._numbered = [session.options(1 + turn) for turn in range(len(_TURNS))] if session.graphs else []
         self.compiled = Step(
             **session.call(),  # type: ignore[arg-type]
             turn=np.full(1, FROM_ZERO, np.int64),
-            values=np.array(values, np.int64),
-            options=np.full(4, session.options() if session.device else 0, np.int64),
+            values=np.concatenate([_turns(mag, mask, *self._states), np.array([dry], np.int64)]),
+            options=np.full(len(_TURNS), self._plain, np.int64),
             runtime=session.device.runtime if session.device else cuda.NOWHERE,
             mag_crossing=mag_crossing,
             mask_crossing=mask_crossing,
@@ -224,6 +247,11 @@ class NativeNetwork:
         self._keep.append(np.zeros(shape, np.float32))
         return self._session.tensor(self._keep[-1])
 
+    def _two_states(self) -> tuple[list[int], list[int]]:
+        """Tensors for h and c, twice."""
+        first, second = ([self._tensor(self._shape) for _ in "hc"] for _ in "AB")
+        return first, second
+
     @property
     def notes(self) -> list[str]:
         """What this network does not do here, and why."""
@@ -235,7 +263,9 @@ class NativeNetwork:
         The state is zero after. What was captured is looked at: replayed on other input it must give what a run gives.
         """
         if self._session.graphs:
-            self._session.graphs = cudagraph.capture(self._session, self._numbered, self.compiled.options, self._play)
+            self._session.graphs = cudagraph.capture(
+                self._session, self._plain, self._numbered, self.compiled.options, self._play
+            )
             self.reset()
 
     def _play(self, seed: int) -> NDArray[np.float32] | None:
@@ -247,6 +277,21 @@ class NativeNetwork:
                 return None
             masks.append(self.mask.copy())
         return np.array(masks)
+
+    def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
+        """Hops of one stream in one call (see `Network`)."""
+        zero, first, second = self._states
+        turn = self.compiled.turn
+        if apart:
+            first, second = self._two_states()
+            turn = np.full(1, FROM_ZERO, np.int64)
+
+        def of(frames: int) -> Step:
+            edges = [self._session.tensor(a, (1, frames, *a.shape[1:])) for a in (mag, mask)]
+            return self.compiled._replace(turn=turn, values=_turns(edges[0], edges[1], zero, first, second))
+
+        steps = [of(1 + n) for n in range(len(mag))]
+        return lambda frames: step_by_itself(steps[frames - 1])
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
@@ -265,6 +310,11 @@ class NativeNetwork:
     def close(self) -> None:
         """Give everything back. Must not be called while a step runs."""
         self._session.close()
+
+
+def _turns(mag: int, mask: int, zero: list[int], a: list[int], b: list[int]) -> NDArray[np.int64]:
+    """`Step.values` of these OrtValues: `zero`, `a` and `b` are h and c each."""
+    return np.array([[[mag, *a], [mask, *b]], [[mag, *b], [mask, *a]], [[mag, *zero], [mask, *a]]], np.int64)
 
 
 # ----------------------------------------------------------------------------------------------------------------- choice

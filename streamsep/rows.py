@@ -5,10 +5,11 @@ made once for every number of rows over the same memory, and scatters the new st
 takes no part, or took part in a step that failed, keeps the state that it had; and a call costs what its rows cost.
 
 **Rows are computed together only where that changes no bit of any of them**: `rows_are_independent` asks the network itself.
-A stream must not hear whether others are there. Two things couple rows, both found in files of ours:
+A stream must not hear whether others are there. Our int8 files change none (`export/int8.py`). Two things
+couple rows, and such files are stepped row by row:
 
   - `DynamicQuantizeLSTM` and `DynamicQuantizeLinear` choose one scale for the whole call: a loud row coarsens the others, masks
-    move by some hundredths. Files that were quantised to 8 bits that way are stepped row by row.
+    move by some hundredths. `onnxruntime.quantization` makes such files.
   - Sums and logarithms over a number of bins that is no multiple of a vector start each row at another lane: the last bit
     differs, and the LSTM amplifies that.
 

@@ -59,6 +59,12 @@ def lstm(folder) -> models.Model:
 
 
 @pytest.fixture(scope="session")
+def coarse(folder) -> models.Model:
+    """8 bits whose scale is taken from the whole call: what is in it touches each other."""
+    return models.load(graphs.coarse(folder / "coarse.onnx", graphs.lstm(folder / "fine.onnx", gain=0.5, floor=1.0)))
+
+
+@pytest.fixture(scope="session")
 def identity(folder) -> models.Model:
     """Everything is vocals."""
     return models.load(graphs.constant(folder / "identity.onnx", (1, 0)))

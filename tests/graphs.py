@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from streamsep.model import METADATA_KEY, Contract
 
@@ -67,8 +68,18 @@ def constant(path: Path, levels, **kwargs) -> Path:
     return save(path, spec, nodes, weights)
 
 
-def lstm(path: Path, seed=0, **kwargs) -> Path:
-    """One LSTM layer with random weights, then sigmoid masks that sum to one."""
+def coarse(path: Path, source: Path) -> Path:
+    """`source` in 8 bits as ONNX Runtime's own tool makes it: the scale of the activations is taken from the whole call."""
+    quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM"])
+    model, metadata = onnx.load(path), {p.key: p.value for p in onnx.load(source).metadata_props}
+    assert any(node.op_type == "DynamicQuantizeLSTM" for node in model.graph.node)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+def lstm(path: Path, seed=0, gain=0.05, floor=1e-5, **kwargs) -> Path:
+    """One LSTM layer with random weights `gain` on log(mag + floor), then sigmoid masks that sum to one."""
     spec = contract(**kwargs)
     assert spec.layers == 1
     assert len(spec.sources) == 2
@@ -90,11 +101,11 @@ def lstm(path: Path, seed=0, **kwargs) -> Path:
         node("Concat", ["one4", "other4"], ["mask"], axis=2),
     ]
     weights = {
-        "floor": np.float32(1e-5),
+        "floor": np.float32(floor),
         "unit": np.float32(1),
         "axis1": np.array([1], np.int64),
         "axis2": np.array([2], np.int64),
-        "W": rng.normal(0, 0.05, (1, 4 * hidden, bins)).astype(np.float32),
+        "W": rng.normal(0, gain, (1, 4 * hidden, bins)).astype(np.float32),
         "R": rng.normal(0, 0.3, (1, 4 * hidden, hidden)).astype(np.float32),
         "dense": rng.normal(0, 1, (hidden, bins)).astype(np.float32),
     }

@@ -24,9 +24,9 @@ def aligned(folder) -> models.Model:
     return models.load(graphs.lstm(folder / "aligned.onnx", seed=3, **ALIGNED))
 
 
-@pytest.fixture(params=["aligned", "lstm", "live"])
+@pytest.fixture(params=["aligned", "lstm", "coarse", "live"])
 def network(request) -> models.Model:
-    """Together, and the two kinds that are stepped row by row: sums that depend on the row, and 8 bits of one scale."""
+    """Together, and the two kinds that are stepped row by row: sums that depend on the row, and 8 bits of one scale a call."""
     return request.getfixturevalue(request.param)
 
 
@@ -68,17 +68,18 @@ def test_every_slot_is_a_separator(network):
         assert many.streams[slot].counts["hops"] == x.shape[1] // many.streams[slot].geometry.hop_length
 
 
-def test_what_couples_rows_is_found(aligned, lstm, live):
+def test_what_couples_rows_is_found(aligned, lstm, coarse, live):
     assert joined(aligned).together
     assert not joined(lstm).together
-    assert not joined(live).together
+    assert not joined(coarse).together
+    assert joined(live).together
 
 
-def test_rows_that_are_coupled_do_differ_together(live):
+def test_rows_that_are_coupled_do_differ_together(coarse):
     """What the row by row is for: it would not be noticed otherwise that it is needed no more."""
     loud, quiet = sound(0), sound(1) * 1e-3
-    together = joined(live, (0, 1), together=True).process({0: loud, 1: quiet})[1]
-    assert np.abs(together - alone(live, 1, quiet)).max() > 1e-8
+    together = joined(coarse, (0, 1), together=True).process({0: loud, 1: quiet})[1]
+    assert np.abs(together - alone(coarse, 1, quiet)).max() > 1e-8
 
 
 def test_joining_leaving_and_beginning_anew_disturb_nobody(network):

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import streamsep.model
-from export import exporter, graph, parity
+from export import exporter, graph, int8, parity
 from export.__main__ import main
 from export.exporter import export
 from train import checkpoint, config
@@ -30,7 +30,7 @@ def write_checkpoint(path: Path, settings: config.Config) -> Path:
     model = checkpoint.network(settings)
     with torch.no_grad():
         for weight in model.lstm.parameters():
-            weight.mul_(2)
+            weight.mul_(1.25)
         model.mean.uniform_(-6, -2)
         model.std.uniform_(0.5, 2)
     content = {
@@ -81,15 +81,42 @@ def test_the_contract_says_where_the_weights_come_from(source, tmp_path):
         assert place.encode() not in (tmp_path / "out.onnx").read_bytes()
 
 
-def test_int8_is_small_and_runs_quantised_lstm_nodes(source, tmp_path):
+def test_every_precision_is_smaller_than_the_one_before(source, tmp_path):
     for precision in ("fp32", "fp16", "int8"):
         export(source, tmp_path / f"{precision}.onnx", precision)
     sizes = [(tmp_path / f"{p}.onnx").stat().st_size for p in ("fp32", "fp16", "int8")]
     assert sizes[1] < 0.6 * sizes[0]
     assert sizes[2] < 0.4 * sizes[0]
-    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
-    assert kinds.count("DynamicQuantizeLSTM") == 2
-    assert "LSTM" not in kinds
+
+
+def test_int8_rows_and_frames_do_not_touch_each_other(source, network, tmp_path):
+    """Loud beside quiet beside silent: every row and frame gets the bits that it gets alone."""
+    export(source, tmp_path / "out.onnx", "int8")
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    mag = (random.random((7, 9, 257)) ** 4 * 10.0 ** random.uniform(-5, 0, (7, 9, 1))).astype(np.float32)
+    mag[2] = mag[:, 4] = 0
+    h, c = (s.numpy() for s in network.initial(7))
+    together, *states = session.run(None, {"mag": mag, "h": h, "c": c})
+    assert together.std() > 0.05
+    for row in range(7):
+        np.testing.assert_array_equal(parity.hop_by_hop(session, network, mag[row : row + 1])[0], together[row])
+        alone = session.run(None, {"mag": mag[row : row + 1], "h": h[:, :1], "c": c[:, :1]})
+        for a, b in zip(alone[1:], states, strict=True):
+            np.testing.assert_array_equal(a[:, 0], b[:, row])
+
+
+def test_int8_stays_in_16_bits_where_pairs_of_products_do(source, tmp_path):
+    """VPMADDUBSW on processors without VNNI: uint8 times int8, two neighbours added, saturated at int16."""
+    export(source, tmp_path / "out.onnx", "int8")
+    graph_ = onnx.load(tmp_path / "out.onnx").graph
+    stored = {t.name: onnx.numpy_helper.to_array(t).astype(int) for t in graph_.initializer if t.name.endswith("_int8")}
+    assert set(stored) == {"W_0_int8", "R_0_int8", "WR_1_int8", "heads_int8"}
+    for weight in stored.values():
+        assert 90 < np.abs(weight).max() <= 127
+        even, odd = weight[0::2], weight[1::2]
+        assert 255 * (np.maximum(even, 0) + np.maximum(odd, 0)).max() <= 32767
+        assert 255 * (np.minimum(even, 0) + np.minimum(odd, 0)).min() >= -32768
 
 
 def test_any_number_of_streams_and_frames(source, network, tmp_path):
@@ -115,19 +142,20 @@ def test_any_number_of_layers(tmp_path, layers):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_wrong_weight_leaves_no_file(source, tmp_path, monkeypatch, precision):
-    build = graph.build
+    room = int8 if precision == "int8" else graph
+    build = room.build
 
-    def wrong(model: MaskLSTM, kind: graph.Precision) -> onnx.ModelProto:
+    def wrong(model: MaskLSTM, *kind: graph.Precision) -> onnx.ModelProto:
         """The recurrent gates in PyTorch's order: shapes fit, and the first frame is right."""
-        made = build(model, kind)
+        made = build(model, *kind)
         for tensor in made.graph.initializer:
-            if tensor.name.startswith("R_"):
+            if tensor.name in ("R_0", "R_1", "R_0_fp16", "R_1_fp16", "R_0_int8"):
                 value = onnx.numpy_helper.to_array(tensor)
                 i, o, f, c = np.split(value, 4, axis=1)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.concatenate([i, f, c, o], 1), tensor.name))
         return made
 
-    monkeypatch.setattr(graph, "build", wrong)
+    monkeypatch.setattr(room, "build", wrong)
     target = tmp_path / "out.onnx"
     with pytest.raises(parity.ParityError, match="no file is written"):
         export(source, target, precision)

@@ -235,6 +235,16 @@ def test_a_stale_input_is_refused(model, mags):
     np.testing.assert_array_equal(run(network, mags[:9]), run(open_network(model, "cpu"), mags[:9]))
 
 
+def test_the_next_thread_looks_again(model, mags):
+    """A device that comes back is a new worker: its graphs are compared with runs, and not with the last worker's graphs."""
+    network = open_network(model, "device graphs")
+    Capturing(network, stale=True)  # the new thread's: nothing is captured yet
+    network.warm()
+    assert network.notes == ["cuda: no CUDA graph: a replayed graph gave other masks than a run"]
+    assert (network.compiled.options == network._plain).all()
+    np.testing.assert_array_equal(run(network, mags[:9]), run(open_network(model, "cpu"), mags[:9]))
+
+
 def test_a_capture_that_fails_is_a_note(model, mags):
     network = open_network(model, "device")
     Capturing(network)

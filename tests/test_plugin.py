@@ -277,6 +277,23 @@ def test_instances_are_streams_of_their_own_in_one_batch(host, lstm):
         np.testing.assert_array_equal(y[:, :, 1151:], separated(lstm, songs[k], 1151)[:, :, 1151:])
 
 
+def test_ten_instances_of_the_shipped_model_are_ten_rows_of_one_network_call(host, live):
+    """All that are ready go in one call, and each is what a file gives, to the bit."""
+    crank, ones = Crank(live, slots=10), [host() for _ in range(10)]
+    assert crank.batch.together
+    for one in ones:
+        crank.join(one)
+    songs = [noise(0.5, seed=n) * 10.0 ** (-n / 3) for n in range(10)]  # 60 dB apart
+    parts = [[] for _ in ones]
+    for n in range(0, 24_000, 128):
+        for one, song, part in zip(ones, songs, parts, strict=True):
+            part.append(one.run(song[:, n : n + 128]))
+        crank.turn()
+    for song, part in zip(songs, parts, strict=True):
+        y = np.concatenate(part, axis=2)
+        np.testing.assert_array_equal(y[:, :, 1151:], separated(live, song.astype(np.float32), 1151)[:, :, 1151:])
+
+
 def test_what_is_no_sound_does_not_come_out(host, lstm):
     one, crank, x = host(), Crank(lstm), noise(0.5)
     crank.join(one)

@@ -25,9 +25,9 @@ class _StoppedError(Exception):
 class Batch:
     """Files through the engine, some at a time. One that fails is no reason to stop."""
 
-    def __init__(self, output_dir: Path, model: Model, provider: str, form: Form, fast: bool, plot: bool) -> None:
+    def __init__(self, output_dir: Path, model: Model, provider: str, form: Form, plot: bool) -> None:
         self._output_dir, self._model, self._provider = output_dir, model, provider
-        self._form, self._fast, self._plot = form, fast, plot
+        self._form, self._plot = form, plot
         self._stop = threading.Event()
 
     def run(self, found: FileList, jobs: int, quiet: bool) -> tuple[list[tuple[Result, Path | None]], dict[str, str]]:
@@ -72,9 +72,7 @@ class Batch:
                 raise AudioFileError(
                     f"{song.path}: its stem {stem} is an input, too: expected another output folder; choose one"
                 )
-        result = offline.separate(
-            song.path, self._output_dir, self._model, self._provider, watch, self._form, self._fast, song.name
-        )
+        result = offline.separate(song.path, self._output_dir, self._model, self._provider, watch, self._form, song.name)
         picture = None
         if self._plot:
             from ..plot import from_files

@@ -34,7 +34,6 @@ EXAMPLES_OF_SKIPPED = 3
     "--format", "container", default="wav", show_default=True, type=click.Choice(["wav", "flac"]), help="Of the stems."
 )
 @click.option("--bits", type=click.Choice(["16", "24", "32"]), help="A sample; 32: float. [default: 32, with flac 24]")
-@click.option("--fast", is_flag=True, help="Faster; with an 8-bit model not bit by bit the live result: noise 50 dB below it.")
 @click.option("--plot", is_flag=True, help="Also draw the spectrograms of mixture and stems.")
 @json_option
 def separate(
@@ -46,7 +45,6 @@ def separate(
     jobs: int,
     container: str,
     bits: str | None,
-    fast: bool,
     plot: bool,
     as_json: bool,
 ) -> None:
@@ -71,7 +69,7 @@ def separate(
         form = Form(container, int(bits) if bits else 32 if container == "wav" else 24)
     except ValueError as error:
         raise click.UsageError(f"--bits: {error}") from error
-    batch = Batch(output_dir, models.load(model), engine_provider(provider, require_gpu), form, fast, plot)
+    batch = Batch(output_dir, models.load(model), engine_provider(provider, require_gpu), form, plot)
     found = filelist.find(inputs, output_dir)
     started = time.perf_counter()
     results, failures = batch.run(found, jobs or os.cpu_count() or 1, as_json)

@@ -1,0 +1,174 @@
+"""The network as a graph of 8-bit weights and activations in which every row and every frame is computed by itself.
+
+    weights       int8, one scale an output
+    activations   uint8 of scales that are fixed beforehand, by what is known without any recording:
+                  h         in (-1, 1) by its definition, o tanh(c): steps of 1/127
+                  features  log(mag / rms + e): from log(e) to log(sqrt(n_bins)), where all energy lies in one bin. Their mean
+                            and deviation are part of the first layer's weights.
+    products      summed in int32, hence exactly; what follows is float32, element by element
+
+So a stream's masks are the same bits alone or among forty, frame by frame or sixteen in a call. (`DynamicQuantizeLSTM`, which
+`onnxruntime.quantization` makes of LSTM nodes, chooses one scale for all of a call: rows and frames coarsen each other.) The
+layers are the body of a loop over frames; what needs no state, features and masks, is computed for all frames at once.
+
+Two things look odd and are needed:
+
+  - Bins are padded to a whole number of vectors: through a rest a logarithm takes another way, with other last bits.
+  - The sum of two weights of neighbouring rows stays within `PAIR`. Processors without VNNI add such a pair's products in 16
+    bits, with saturation (VPMADDUBSW); with weights that use their range up to 127 the shipped network's masks would keep a
+    signal-to-noise ratio of 9 dB there. Neighbouring bins have like weights, whose sums are large: bins of the lower and the
+    upper half take turns instead, so that the limit costs nothing to speak of.
+
+After Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from train.model import LOG_FLOOR, MASK_FLOOR, RMS_FLOOR, MaskLSTM
+
+from .nodes import Nodes, masking, weights
+
+VECTOR = 16  # float32 in the widest register
+PAIR = 127  # of the 2**15 / 255 = 128.5 that are safe: each of the two is rounded, by half a step at most
+
+Floats = NDArray[np.float32]
+
+
+def build(model: MaskLSTM) -> onnx.ModelProto:
+    """The graph of `model`: mag, h, c -> mask, h_out, c_out, float32 at its edges, axes `streams` and `frames` free."""
+    g = Nodes()
+    layers = model.lstm.num_layers
+    gates = _first_layer(g, model, _features(g, model))  # (frames, streams, 4 hidden)
+    states = [*g.layers("h", layers), *g.layers("c", layers)]
+    ends = [f"{s}_end_{layer}" for s in "hc" for layer in range(layers)]
+    body = _frame(g, model)
+    *ends, out = g.add_many("Scan", [*states, gates], [*ends, "out"], body=body, num_scan_inputs=1)
+    g.add("Concat", *ends[:layers], axis=0, out="h_out")
+    g.add("Concat", *ends[layers:], axis=0, out="c_out")
+    x = g.add("Transpose", out, perm=[2, 0, 1, 3])  # (frames, 1, streams, hidden) -> (streams, frames, 1, hidden)
+    heads = _Matrix("heads", model.heads.weight.detach().cpu().numpy().T)
+    masking(g, model, heads.times(g, x, *_of_state(g), model.heads.bias.detach().cpu().numpy()), MASK_FLOOR)
+    return g.model(model)
+
+
+class _Matrix:
+    """A weight matrix `[shape=(inputs, outputs)]` in 8 bits."""
+
+    def __init__(self, name: str, value: Floats) -> None:
+        pairs = value[: len(value) // 2 * 2].reshape(-1, 2, value.shape[1]).sum(1)
+        largest = np.maximum(np.abs(value).max(0) / 127, np.abs(pairs).max(0) / PAIR)
+        self.name = name
+        self.scale = np.maximum(largest, 1e-12)  # an output without weights is 0 by any scale
+        self.quantised = np.rint(value / self.scale).astype(np.int8)
+
+    def times(self, g: Nodes, x: str, zero: str, scale: float, bias: Floats | None = None) -> str:
+        """x W (+ bias) in float32, for x uint8 with this zero point and scale."""
+        y = g.add("MatMulInteger", x, g.constant(f"{self.name}_int8", self.quantised), zero)
+        y = g.add("Mul", g.add("Cast", y, to=TensorProto.FLOAT), g.constant(f"{self.name}_scale", _float(self.scale * scale)))
+        return y if bias is None else g.add("Add", y, g.constant(f"{self.name}_bias", _float(bias)))
+
+
+def _features(g: Nodes, model: MaskLSTM) -> str:
+    """log(mag / (rms + floor) + floor) as uint8, `[shape=(frames, streams, padded bins)]`, bins in turn."""
+    bins, width = model.lstm.input_size, _padded(model.lstm.input_size)
+    x = g.add("Pad", "mag", g.constant("pads", np.asarray([0, 0, 0, 0, 0, width - bins], np.int64)))
+    square = g.add("ReduceSum", g.add("Mul", x, x), g.axis(2), keepdims=1)
+    rms = g.add("Sqrt", g.add("Mul", square, g.scalar("one_over_bins", 1 / bins)))
+    relative = g.add("Div", x, g.add("Add", rms, g.scalar("rms_floor", RMS_FLOOR)))
+    log = g.add("Log", g.add("Add", relative, g.scalar("log_floor", LOG_FLOOR)))
+    zero, scale = _of_features(g, bins)
+    q = g.add("QuantizeLinear", log, g.scalar("feature_step", scale), zero)
+    q = g.add("Reshape", q, g.constant("halves", np.asarray([0, 0, 2, width // 2], np.int64)))
+    q = g.add("Transpose", q, perm=[1, 0, 3, 2])  # (streams, frames, 2, width / 2) -> (frames, streams, width / 2, 2)
+    return g.add("Reshape", q, g.constant("bins_in_turn", np.asarray([0, 0, width], np.int64)))
+
+
+def _padded(bins: int) -> int:
+    return -(-bins // VECTOR) * VECTOR
+
+
+def _take_turns(value: Floats) -> Floats:
+    """Rows of `value` `[shape=(bins, ...)]`, padded with zeros, the lower and the upper half taking turns."""
+    width = _padded(len(value))
+    padded = np.pad(value, [(0, width - len(value)), *[(0, 0)] * (value.ndim - 1)])
+    return padded[np.arange(width).reshape(2, -1).T.ravel()]
+
+
+def _of_features(g: Nodes, bins: int) -> tuple[str, float]:
+    """Zero point and step of the features' uint8."""
+    lowest, highest = math.log(LOG_FLOOR), math.log(math.sqrt(bins) + LOG_FLOOR)
+    step = (highest - lowest) / 255
+    return g.constant("feature_zero", np.asarray(round(-lowest / step), np.uint8)), step
+
+
+def _of_state(g: Nodes) -> tuple[str, float]:
+    """Zero point and step of h's uint8: -1 and 1 are 1 and 255."""
+    return g.constant("state_zero", np.asarray(128, np.uint8)), 1 / 127
+
+
+def _first_layer(g: Nodes, model: MaskLSTM, features: str) -> str:
+    """What the frame itself gives to the first layer's gates, all frames at once.
+
+    W (f - mean) / std + b = V f + (b - V mean) with V = W / std, the V that was rounded: what rounding takes away is then
+    multiplied by the features' deviation and not by their mean, which is three times as large.
+    """
+    weight = (weights(model, "weight_ih", 0) / model.std.cpu().numpy()).T
+    matrix = _Matrix("W_0", _take_turns(weight))
+    bias = _bias(model, 0) - _take_turns(model.mean.cpu().numpy()) @ (matrix.quantised * matrix.scale)
+    return matrix.times(g, features, *_of_features(g, len(weight)), bias)
+
+
+def _bias(model: MaskLSTM, layer: int) -> Floats:
+    return weights(model, "bias_ih", layer) + weights(model, "bias_hh", layer)
+
+
+def _frame(outer: Nodes, model: MaskLSTM) -> onnx.GraphProto:
+    """All layers for one frame, a loop's body: states and the first layer's gates in, states and the last h in 8 bits out."""
+    g, layers = Nodes(outer), model.lstm.num_layers
+    zero, scale = _of_state(g)
+    step = g.scalar("state_step", scale)
+    hs, cs = ([f"frame_{s}_{layer}" for layer in range(layers)] for s in "hc")
+    ends: dict[str, list[str]] = {"h": [], "c": []}
+    below = ""
+    for layer in range(layers):
+        own = g.add("QuantizeLinear", hs[layer], step, zero)
+        recurrent = weights(model, "weight_hh", layer).T
+        if layer == 0:
+            gates = g.add("Add", "frame_gates", _Matrix("R_0", recurrent).times(g, own, zero, scale))
+        else:  # one product for both: h of the layer below, then its own
+            both = np.concatenate([weights(model, "weight_ih", layer).T, recurrent])
+            x = g.add("Concat", below, own, axis=2)
+            gates = _Matrix(f"WR_{layer}", both).times(g, x, zero, scale, _bias(model, layer))
+        h, c = _cell(g, gates, cs[layer], model.lstm.hidden_size)
+        ends["h"].append(h)
+        ends["c"].append(c)
+        below = g.add("QuantizeLinear", h, step, zero)
+
+    def value(name: str, kind: int = TensorProto.FLOAT, rank: int = 3) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, [None] * rank)
+
+    inputs = [*(value(name) for name in (*hs, *cs)), value("frame_gates", rank=2)]  # the loop takes the axis of frames away
+    outputs = [*(value(name) for name in (*ends["h"], *ends["c"])), value(below, TensorProto.UINT8)]
+    return helper.make_graph(g.nodes, "frame", inputs, outputs)
+
+
+def _cell(g: Nodes, gates: str, c: str, hidden: int) -> tuple[str, str]:
+    """h and c after a frame, from the gates before their functions: input, output, forget, candidate."""
+    kind = f"{len(g.nodes)}"
+    sizes = g.constant("gate_sizes", np.asarray([3 * hidden, hidden], np.int64))
+    open_, candidate = g.add_many("Split", [gates, sizes], [f"frame_open_{kind}", f"frame_candidate_{kind}"], axis=2)
+    names = [f"frame_{gate}_{kind}" for gate in ("input", "output", "forget")]
+    i, o, f = g.add_many("Split", [g.add("Sigmoid", open_)], names, axis=2)
+    c = g.add("Add", g.add("Mul", f, c), g.add("Mul", i, g.add("Tanh", candidate)))
+    return g.add("Mul", o, g.add("Tanh", c)), c
+
+
+def _float(value: NDArray[np.generic]) -> Floats:
+    return value.astype(np.float32)

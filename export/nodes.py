@@ -1,0 +1,90 @@
+"""What every graph of ours is written with: nodes, constants and the contract's edges.
+
+Graphs are written by hand, node by node from the weights: they are short, and then say exactly what the runtime gets, with
+named axes and no exporter's leftovers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from train.model import MaskLSTM
+
+OPSET = 17  # layer by layer supported by ONNX Runtime 1.20 on every provider; nothing newer is needed
+IR_VERSION = 8
+
+
+class Nodes:
+    """A graph in the making; `outer`, for the body of a loop, is the graph that holds its constants."""
+
+    def __init__(self, outer: Nodes | None = None) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = outer.constants if outer else []
+        self._prefix = "frame_" if outer else ""  # a body sees the outer names: its own must differ
+
+    def add(self, op: str, *inputs: str, out: str = "", **attributes: object) -> str:
+        """A node with one output; its name."""
+        return self.add_many(op, inputs, [out or f"{self._prefix}{op.lower()}_{len(self.nodes)}"], **attributes)[0]
+
+    def add_many(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> list[str]:
+        """A node with these outputs; their names."""
+        name = f"{self._prefix}{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
+        return list(outputs)
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """A constant tensor, as it is, stored once under its name; its name."""
+        if name not in {tensor.name for tensor in self.constants}:
+            self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        """A float32 constant; its name."""
+        return self.constant(name, np.asarray(value, np.float32))
+
+    def axis(self, axis: int) -> str:
+        """An axis as the operators that reduce and squeeze want it; its name."""
+        return self.constant(f"axis_{axis}", np.asarray([axis], np.int64))
+
+    def layers(self, state: str, layers: int) -> list[str]:
+        """The layers of a state, each `[shape=(1, streams, hidden)]`."""
+        if layers == 1:
+            return [state]
+        return self.add_many("Split", [state], [f"{state}_{layer}" for layer in range(layers)], axis=0)
+
+    def model(self, model: MaskLSTM) -> onnx.ModelProto:
+        """The whole graph: mag, h, c -> mask, h_out, c_out, float32, the axes `streams` and `frames` free."""
+        lstm = model.lstm
+        state, bins = (lstm.num_layers, "streams", lstm.hidden_size), lstm.input_size
+        inputs = [_tensor("mag", "streams", "frames", bins), _tensor("h", *state), _tensor("c", *state)]
+        masks = _tensor("mask", "streams", "frames", model.sources, bins)
+        outputs = [masks, _tensor("h_out", *state), _tensor("c_out", *state)]
+        graph = helper.make_graph(self.nodes, "streamsep", inputs, outputs, self.constants)
+        opset = [helper.make_opsetid("", OPSET)]
+        made = helper.make_model(graph, opset_imports=opset, producer_name="streamsep export", ir_version=IR_VERSION)
+        onnx.checker.check_model(made)
+        return made
+
+
+def _tensor(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def weights(model: MaskLSTM, name: str, layer: int) -> NDArray[np.float32]:
+    """`name` of an LSTM layer. Gates: PyTorch has input, forget, cell, output; ONNX input, output, forget, cell."""
+    value: NDArray[np.float32] = getattr(model.lstm, f"{name}_l{layer}").detach().cpu().numpy()
+    i, f, c, o = np.split(value, 4)
+    return np.concatenate([i, o, f, c])
+
+
+def masking(g: Nodes, model: MaskLSTM, y: str, floor: float) -> None:
+    """The masking layer from the heads `[shape=(streams, frames, ..., sources * n_bins)]`: relu, (y + e) / sum(y + e)."""
+    shape = g.constant("mask_shape", np.asarray([0, 0, model.sources, model.lstm.input_size], np.int64))  # 0: as it comes
+    raised = g.add("Add", g.add("Reshape", g.add("Relu", y), shape), g.scalar("mask_floor", floor))
+    total = g.add("ReduceSum", raised, g.axis(2), keepdims=1)
+    g.add("Div", raised, total, out="mask")
