@@ -346,7 +346,11 @@ def choose(model: Model, provider: str, make: Callable[[str], Made], use_c_api: 
             return make(candidate), reasons
         except OrtError as error:
             reasons.append(f"{candidate}: {reason(error)}")
-    kind, cure = (NoCudaError, "use --provider cpu or auto") if provider == "cuda" else (NoProviderError, "no provider is left")
+    kind, cure = (
+        (NoCudaError, "use --provider cpu or auto, without --require-gpu")
+        if provider == "cuda"
+        else (NoProviderError, "no provider is left")
+    )
     raise kind(f"provider {provider!r} does not work here ({'; '.join(reasons)}): {cure}", reasons)
 
 
