@@ -2,6 +2,7 @@
 
     python bench/results.py            all of it that does not take long (about half an hour on two cores)
     python bench/results.py speed      one section; the others stay as they are
+    python bench/results.py gpu        on a machine with a GPU (six minutes; bench/gpu.py says what it needs)
     python bench/results.py peers      other programs beside this one; installs them (about 1.5 GB) the first time
     python bench/results.py variants   ways to have a step start warm (five minutes)
     python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
@@ -15,25 +16,22 @@ Sections whose recordings are missing (see bench/quality.py) stay as they are to
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import date
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import leaks  # type: ignore[import-not-found]  # beside this file
+import gpu  # type: ignore[import-not-found]  # beside this file
+import leaks  # type: ignore[import-not-found]
+import page  # type: ignore[import-not-found]
 import peers  # type: ignore[import-not-found]
 import plugin  # type: ignore[import-not-found]
 import reopen  # type: ignore[import-not-found]
 import soak  # type: ignore[import-not-found]
 import stages  # type: ignore[import-not-found]
 import variants  # type: ignore[import-not-found]
+from page import ROOT, commit  # type: ignore[import-not-found]
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "RESULTS.md"
 DATA = ROOT.parent / "shared" / "data"
 NETWORKS = ("live", "3x1000:int8", "3x1000:fp32")
 LEVELS, RATES = (-40, -20, 0), (16_000, 44_100, 48_000)
@@ -59,6 +57,11 @@ def bench() -> str:
 def against_peers() -> str:
     """bench/peers.py."""
     return peers.markdown(call("bench/peers.py"))
+
+
+def on_a_gpu() -> str:
+    """bench/gpu.py."""
+    return gpu.markdown(call("bench/gpu.py"))
 
 
 def warm_steps() -> str:
@@ -99,7 +102,7 @@ def live(minutes: float, only: list[str], beside: str) -> str:
 
     `beside`: what else the machine did; such rows stand beside those of a quiet machine.
     """
-    rows = dict(_rows(_section("live")))
+    rows = dict(_rows(page.section("live")))
     for program, load in ((p, load) for p in soak.CLIENTS for load in soak.LOADS):
         if not only or f"{program}:{load}" in only:
             r = call("bench/soak.py", "--program", program, "--load", load, "--minutes", minutes)
@@ -108,9 +111,9 @@ def live(minutes: float, only: list[str], beside: str) -> str:
     return _soaks(r, rows)
 
 
-def _rows(section: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+def _rows(held: str) -> Iterator[tuple[tuple[str, str, str], str]]:
     """The soaks that a section holds, by program, load and what else the machine did."""
-    for line in section.splitlines():
+    for line in held.splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if cells and cells[0] in soak.CLIENTS:
             yield (cells[0], cells[1], cells[-2]), line
@@ -177,6 +180,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "quality": ("Quality", quality),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
+    "gpu": (gpu.TITLE, on_a_gpu),
     "peers": ("Beside other programs", against_peers),
     "variants": ("Steps that start warm", warm_steps),
     "live": ("Live for hours", lambda: live(30, [], "")),
@@ -187,42 +191,9 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
 }
 
 
-@cache
-def commit() -> str:
-    """What is measured; looked at before RESULTS.md itself changes."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _marks(name: str) -> tuple[str, str]:
-    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
-
-
-def _section(name: str) -> str:
-    """What RESULTS.md holds under `name`, "" where nothing."""
-    begin, end = _marks(name)
-    page = RESULTS.read_text() if RESULTS.exists() else ""
-    return page[page.index(begin) : page.index(end)] if begin in page else ""
-
-
 def write(name: str, text: str) -> None:
-    """Replace one section of RESULTS.md, between its markers, or add it."""
-    begin, end = _marks(name)
-    page = RESULTS.read_text() if RESULTS.exists() else HEAD
-    origin = f"`python bench/results.py {name}`, {date.today()}, commit {commit()}, Python {platform.python_version()}"
-    section = f"{begin}\n## {(SECTIONS | LONG)[name][0]}\n\n{text}\n\n({origin})\n{end}"
-    if begin in page:
-        page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]
-    else:
-        page = page.rstrip() + "\n\n" + section + "\n"
-    RESULTS.write_text(page)
-
-
-HEAD = """# Results
-
-Written by `make bench`. Machines differ and are shared: read ratios within one table, not milliseconds across machines.
-What has not been run is said at the end of ARCHITECTURE.md.
-"""
+    """Replace or add one section."""
+    page.write(name, (SECTIONS | LONG)[name][0], text)
 
 
 def main() -> None:

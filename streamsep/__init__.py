@@ -8,3 +8,7 @@ class StreamsepError(Exception):
 
     Each module's own exception derives from it.
     """
+
+
+class NoGpuError(StreamsepError):
+    """The network was to run on the GPU and nowhere else, and cannot."""

@@ -41,7 +41,8 @@ from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from . import StreamsepError, controls, engine, native, ort, rows, structs
+from . import StreamsepError, controls, devicerows, engine, native, ort, rows, structs
+from .devicerows import DeviceRows, DeviceRowsNetwork
 from .engine import COUNTS, Engine, Hop, Separator
 from .model import Model
 from .rows import Rows, RowsNetwork
@@ -55,7 +56,7 @@ class Slots(NamedTuple):
     """The batch as compiled code takes it."""
 
     hops: structs.Table  # every slot's `engine.Hop`
-    rows: Rows  # of one slot alone it may be an `ort.Step`
+    rows: Rows | DeviceRows  # of one slot alone it may be an `ort.Step`
     wanted: NDArray[np.int64]  # [shape=(slots,)]: how often it was joined; negative when it has left since
     seen: NDArray[np.int64]  # [shape=(slots,)]: the same as far as the worker knows
     ready: NDArray[np.int64]  # [shape=(slots,)]: the worker's list of slots whose hop is there
@@ -94,9 +95,9 @@ def attend(b, gently=False):  # type: ignore[no-untyped-def]
                 controls.fade_out(s.controls)
                 wanted = seen
             else:
+                drop(b.rows, slot)
                 if wanted > 0:
                     engine.clear(s)
-                    drop(b.rows, slot)
                     if gently:
                         controls.fade_in(s.controls, s.transform.synthesis.size // s.x.shape[1])
                 native.store_release(b.seen.ctypes.data + 8 * slot, wanted)
@@ -171,6 +172,11 @@ def drop(network, slot):  # type: ignore[no-untyped-def]
     raise NotImplementedError("compiled code only")
 
 
+def dry_run(network):  # type: ignore[no-untyped-def]
+    """Let the network's device compute, and change nothing that a step uses."""
+    raise NotImplementedError("compiled code only")
+
+
 @overload(step_network)
 def _step_network(network, members, stepped):  # type: ignore[no-untyped-def]
     def alone(network, members, stepped):  # type: ignore[no-untyped-def]
@@ -180,7 +186,10 @@ def _step_network(network, members, stepped):  # type: ignore[no-untyped-def]
     def many(network, members, stepped):  # type: ignore[no-untyped-def]
         rows.step(network, members, stepped)
 
-    return alone if network.instance_class is ort.Step else many
+    def there(network, members, stepped):  # type: ignore[no-untyped-def]
+        devicerows.step(network, members, stepped)
+
+    return {ort.Step: alone, Rows: many, DeviceRows: there}[network.instance_class]
 
 
 @overload(drop)
@@ -197,7 +206,21 @@ def _drop(network, slot):  # type: ignore[no-untyped-def]
 # ------------------------------------------------------------------------------------------------------------- the object
 
 
-def _slots(states: Sequence[Hop], network: Rows | ort.Step, joined: int) -> Slots:
+@overload(dry_run)
+def _dry_run(network):  # type: ignore[no-untyped-def]
+    def alone(network):  # type: ignore[no-untyped-def]
+        ort.dry_run(network)
+
+    def many(network):  # type: ignore[no-untyped-def]
+        pass  # a CPU's caches do not stay warm for it (see `rows`), and nothing else cools down
+
+    def there(network):  # type: ignore[no-untyped-def]
+        devicerows.dry_run(network)
+
+    return {ort.Step: alone, Rows: many, DeviceRows: there}[network.instance_class]
+
+
+def _slots(states: Sequence[Hop], network: Rows | DeviceRows | ort.Step, joined: int) -> Slots:
     n = len(states)
     wanted, seen, ready, stepped = (np.full(n, value, np.int64) for value in (joined, joined, 0, 0))
     return Slots(structs.table(states), network, wanted, seen, ready, np.zeros(1, np.int64), stepped)  # type: ignore[arg-type]
@@ -217,6 +240,10 @@ class Stream(Engine):
         self._attach(mag, mask)
         engine.clear(self.state)
         return self.state
+
+
+def _make_network(model: Model, streams: int, provider: str, together: bool | None) -> RowsNetwork | DeviceRowsNetwork:
+    return RowsNetwork(model, streams, together) if provider == "cpu" else DeviceRowsNetwork(model, streams, provider)
 
 
 class Batch:
@@ -245,7 +272,7 @@ class Batch:
         self.streams = [Stream(model, *wanted) for wanted in formats]
         self.model, self.sample_rate = model, formats[0][0]
         self.network, self.provider_notes = ort.choose(
-            model, provider, lambda chosen: RowsNetwork(model, len(formats), chosen, together)
+            model, provider, lambda chosen: _make_network(model, len(formats), chosen, together)
         )
         for stream in self.streams:
             stream.provider_notes = self.provider_notes

@@ -31,6 +31,7 @@ class ConfigError(StreamsepError):
     """A setting is unknown or out of range."""
 
 
+Provider = Literal["auto", "cpu", "cuda"]
 Decibels = Annotated[float, Field(allow_inf_nan=False)]
 MOST_STREAMS = 64
 
@@ -83,7 +84,8 @@ class Config(BaseModel):
     model: str = Field("live", description="a shipped model's name, or an .onnx file")
     rate: int | None = Field(None, ge=8_000, le=192_000, description="sample rate, Hz [default: the input device's]")
     block: int = Field(0, ge=0, le=8192, description="device block, frames; 0: the server's own (JACK) or one hop")
-    provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    provider: Provider = Field("auto", description="where the network runs")
+    require_gpu: bool = Field(False, description="end with exit code 3 where the network cannot run on the GPU")
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
     osc_port: int = Field(9000, ge=0, le=65535, description="UDP port of the OSC server; 0: any free one")
     osc_tcp_port: int | None = Field(
@@ -142,6 +144,19 @@ class Config(BaseModel):
         """The channels that are asked for."""
         return parse(self.input_channels, self.output_channels)
 
+    @field_validator("require_gpu")
+    @classmethod
+    def _gpu(cls, value: bool, info: ValidationInfo) -> bool:
+        """Not together with a provider that has none."""
+        if value and info.data.get("provider") == "cpu":
+            raise ValueError("expected provider 'auto' or 'cuda' with it, not 'cpu'")
+        return value
+
+    @property
+    def engine_provider(self) -> Provider:
+        """What an engine is to be told."""
+        return engine_provider(self.provider, self.require_gpu)
+
     @field_validator("osc_allow")
     @classmethod
     def _networks(cls, value: str | list[str], info: ValidationInfo) -> list[str]:
@@ -157,6 +172,13 @@ class Config(BaseModel):
             if not networks and not is_loopback(host):
                 raise ValueError(f"expected who may speak to {key}={host!r}, for example 192.168.1.0/24 (0.0.0.0/0: anybody)")
         return networks
+
+
+def engine_provider(provider: Provider, require_gpu: bool) -> Provider:
+    """What an engine is to be told, to which "cuda" is an order: for people it is a wish, unless they require it."""
+    if require_gpu and provider == "cpu":
+        raise ConfigError("require_gpu=True: expected provider 'auto' or 'cuda' with it, not 'cpu'")
+    return "cuda" if require_gpu else "auto" if provider == "cuda" else provider
 
 
 def is_loopback(host: str) -> bool:

@@ -25,6 +25,7 @@ from .engine import Engine, Separator
 from .lines import Lines, lines_of
 from .live import Device, Live, LiveError, Share
 from .meters import Meters
+from .ort import fallen_back
 from .osc import OscServer
 from .osc.host import Line
 from .osc.services import places, services
@@ -109,15 +110,21 @@ class Daemon:
     def _engine(self, sample_rate: int, channels: int) -> Separator | Batch:
         """An engine for each stream, with the gains of the configuration."""
         if not (lines := self._lines):
-            separator = Separator(self._model, sample_rate, channels, self.config.provider)
+            separator = Separator(self._model, sample_rate, channels, self.config.engine_provider)
             _set(separator, self.config.gain)
+            self._tell_fallback(separator)
             return separator
-        batch = Batch(self._model, [(sample_rate, n) for n in lines.channels], self.config.provider)
+        batch = Batch(self._model, [(sample_rate, n) for n in lines.channels], self.config.engine_provider)
+        self._tell_fallback(batch)
         for slot, stream in enumerate(lines.streams):
             _set(batch.streams[slot], stream.gain, stream.mute)
             if stream.active:
                 batch.join(slot)
         return batch
+
+    def _tell_fallback(self, engine: Separator | Batch) -> None:
+        for line in fallen_back(self.config.provider, engine.provider, engine.provider_notes):
+            self._tell(line)
 
     # ----------------------------------------------------------------------------------------------------------- its life
 
@@ -153,6 +160,8 @@ class Daemon:
         """Let sound through a device that is open."""
         self.live.start()
         self.state = "running"
+        for note in self.live.engine.network.notes:
+            self._tell(note)
 
     def _tell_manners(self) -> None:
         """Tell what the system does not allow, and how it would."""

@@ -7,7 +7,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from . import __version__, engine, media, model, native, ort, ortapi
+from . import __version__, engine, media, model, native, ort, ortsession
 from .devices import portaudiodevice as device
 
 
@@ -20,7 +20,7 @@ def examine(name: str = "live") -> dict[str, object]:
         | {package: version(package) for package in ("numpy", "numba", "rocket-fft", "sounddevice", "soundfile")}
         | {"onnxruntime": ort.onnxruntime.__version__},
         "network": _network(name),
-        "cuda": ortapi.why_no_cuda() or "works",
+        "cuda": ortsession.why_no_cuda() or "works",
         "portaudio": _portaudio(),
         "media": media.reader(),
         "realtime": realtime(),

@@ -69,6 +69,7 @@ from .worker import Desk, Line, make_desk
 SETTLE_SECONDS, OBSERVE_SECONDS = 0.3, 1.0
 RING_SECONDS = 1.0  # how long a worker may be held up before input is lost
 MARGIN = 8  # the understudy steps in so much of a hop before the device would run dry, earlier where it has many to bridge
+KEEP_WARM = 2_000_000  # ns between two dry runs of a network on a GPU (see `worker.keep_warm`)
 REHEARSALS = 32  # hops that are run before sound is let through
 FADE_OUT_WITHIN = 0.2  # s; a device that does not take the end of the sound is stopped all the same
 
@@ -216,7 +217,8 @@ class Live:
         if not self.engine.native:
             return None
         slots = self.engine.compiled if isinstance(self.engine, Batch) else alone(self.engine)
-        return make_desk(slots, self._lines, self.rings, self.separator.geometry.hop_length)
+        every = KEEP_WARM if self.engine.provider == "cuda" else 0
+        return make_desk(slots, self._lines, self.rings, self.separator.geometry.hop_length, every)
 
     def _fit(self, device: Device) -> None:
         """Take `device`; its latency is known, and constant, from `open` on."""
@@ -329,7 +331,8 @@ class Live:
         """Let sound through; it fades in."""
         self._granted.clear()
         priorities = native.WORKER_PRIORITY, native.UNDERSTUDY_PRIORITY
-        for role, priority in zip(self._roles(), priorities, strict=False):
+        work, *others = self._roles()
+        for role, priority in zip((lambda: self._work(work), *others), priorities, strict=False):
             thread = threading.Thread(target=self._run, args=(role, priority), name="streamsep-worker", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -409,6 +412,11 @@ class Live:
     def _run(self, role: Callable[[], None], priority: int) -> None:
         self._granted.append(native.become_realtime(priority))
         role()
+
+    def _work(self, work: Callable[[], None]) -> None:
+        """The worker's part, in the thread that a GPU's graphs will belong to; nothing has been heard yet."""
+        self.engine.network.warm()
+        work()
 
     def _roles(self) -> list[Callable[[], None]]:
         """What the threads do: the worker's part, and the understudy's where there can be one."""

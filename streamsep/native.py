@@ -203,15 +203,28 @@ def call_void(typingctx, address, argument):
 
 
 @intrinsic
-def ort_run(typingctx, run, session, names_in, values_in, count_in, names_out, count_out, values_out):
-    """`OrtApi::Run(session, NULL, ...)` by address; returns the OrtStatus pointer, 0 when all went well."""
+def call_int(typingctx, address, arguments):
+    """`call_int(address, arguments)`: call `int f(...)` with a tuple of int64, pointers among them; its result.
+
+    Narrower integers go the same way: they are passed in registers or places of 8 bytes, on x86-64 as on 64-bit ARM Linux.
+    """
 
     def codegen(context, builder, sig, args):
-        function = _function(builder, args[0], _I64, *[_I64] * 8)
-        # (session, run_options, input_names, inputs, input_len, output_names, output_names_len, outputs)
-        return builder.call(function, [args[1], _I64(0), *args[2:]])
+        values = cgutils.unpack_tuple(builder, args[1])
+        return builder.sext(builder.call(_function(builder, args[0], _I32, *[_I64] * len(values)), values), _I64)
 
-    return types.int64(*[types.int64] * 8), codegen
+    return types.int64(types.int64, arguments), codegen
+
+
+@intrinsic
+def ort_run(typingctx, run, session, options, names_in, values_in, count_in, names_out, count_out, values_out):
+    """`OrtApi::Run` by address, `options` 0 for none; returns the OrtStatus pointer, 0 when all went well."""
+
+    def codegen(context, builder, sig, args):
+        # (session, run_options, input_names, inputs, input_len, output_names, output_names_len, outputs)
+        return builder.call(_function(builder, args[0], _I64, *[_I64] * 8), args[1:])
+
+    return types.int64(*[types.int64] * 9), codegen
 
 
 @intrinsic

@@ -5,13 +5,17 @@ step can run inside a Numba function: no GIL, no Python object. Tensors are made
 so a step that fails leaves the state it started from intact. `SessionNetwork` does the same with `InferenceSession.run`: the
 reference that tests compare with bit by bit, and the fallback where a wheel has no C library.
 
-On CUDA the state tensors live on the device and never leave it; mag and mask cross each hop. This module knows tensors, not
-audio.
+On CUDA the state lives on the device and never leaves it; mag and mask cross each hop, between fixed places (`cuda`). Runs are
+captured as CUDA graphs where a thread asks for that (`warm`): a graph belongs to the thread that captured it, and holds the
+addresses it saw, so that each of the turns needs its own. ONNX Runtime runs a graph three times to capture it. That would
+advance a state that is changed in place (onnxruntime #32243); from one of two sets into the other it does nothing, three times.
+
+This module knows tensors, not audio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -20,7 +24,8 @@ import onnxruntime
 from numba import njit
 from numpy.typing import NDArray
 
-from . import native
+from . import NoGpuError, cuda, cudagraph, native
+from .cuda import Crossing, Device, Runtime
 from .model import OUTPUTS, Model
 from .ortapi import OrtError, reason
 from .ortsession import CONFIG, Session, run
@@ -52,6 +57,13 @@ class Network(Protocol):
     def reset(self) -> None:
         """Start again from a zero state."""
 
+    def warm(self) -> None:
+        """To be called in the thread that steps, before there is sound; the state is zero after."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What it does not do here, and why."""
+
     @property
     def error(self) -> str | None:
         """What the first failed step since `reset` said."""
@@ -64,6 +76,7 @@ class SessionNetwork:
     """The network through `InferenceSession.run`, on the CPU."""
 
     provider = "cpu"
+    notes: Sequence[str] = ()
 
     def __init__(self, model: Model, streams: int = 1) -> None:
         options = onnxruntime.SessionOptions()
@@ -81,6 +94,9 @@ class SessionNetwork:
         """Start again from a zero state."""
         self.h = self.c = self._zero
         self.error: str | None = None
+
+    def warm(self) -> None:
+        """Nothing: the first step is like the others."""
 
     def step(self) -> bool:
         """Run one hop; False when it failed (see `error`)."""
@@ -109,9 +125,11 @@ class SessionNetwork:
 class Step(NamedTuple):
     """What compiled code needs to run the network: addresses, and arrays of addresses.
 
-    failure : int64 [shape=(1,)]     the OrtStatus of the first failed step, 0 if none
+    failure : int64 [shape=(1,)]     the first failure, 0 if none (see `ortsession.Session.call`)
     turn : int64 [shape=(1,)]        which row of `values` comes next: 0 A to B, 1 B to A, 2 zeros to A (after a reset)
-    values : int64 [shape=(3, 2, 3)] OrtValue pointers: turn, inputs or outputs, tensor
+    values : int64 [shape=(4, 2, 3)] OrtValue pointers: turn (3 is the dry run's), inputs or outputs, tensor
+    options : int64 [shape=(4,)]     OrtRunOptions pointers of the turns
+    runtime and both crossings       where tensors lie on a device: how and what is copied there and back
     """
 
     run: int
@@ -122,19 +140,49 @@ class Step(NamedTuple):
     failure: NDArray[np.int64]
     turn: NDArray[np.int64]
     values: NDArray[np.int64]
+    options: NDArray[np.int64]
+    runtime: Runtime
+    mag_crossing: Crossing
+    mask_crossing: Crossing
 
 
-FROM_ZERO = 2
+FROM_ZERO, DRY = 2, 3
+_TURNS = FROM_ZERO, 0, 1, DRY  # in an order that needs nothing of before
 
 
 @njit(nogil=True, cache=True)
 def step(s):  # type: ignore[no-untyped-def]
     """Run one hop of `s`, a `Step`; True when it went well. A failed step keeps the state it started from."""
     turn = s.turn[0]
-    if not run(s, s.values[turn, 0], s.values[turn, 1]):
-        return False
-    s.turn[0] = 1 if turn == 0 else 0
-    return True
+    good = take_turn(s, turn) if s.runtime.stream == 0 else take_turn_there(s, turn)
+    if good:
+        s.turn[0] = 1 if turn == 0 else 0
+    return good
+
+
+@njit(nogil=True, cache=True)
+def take_turn(s, turn):  # type: ignore[no-untyped-def]
+    """Run the network as `turn` says; whether it went well. `s.turn` stays."""
+    return run(s, s.options[turn], s.values[turn, 0], s.values[turn, 1])
+
+
+@njit(nogil=True, cache=True)
+def take_turn_there(s, turn):  # type: ignore[no-untyped-def]
+    """The same on a device, with the way there and back."""
+    return (
+        cuda.send(s.runtime, s.mag_crossing, s.failure)
+        and take_turn(s, turn)
+        and cuda.fetch(s.runtime, s.mask_crossing, s.failure)
+    )
+
+
+@njit(nogil=True, cache=True)
+def dry_run(s):  # type: ignore[no-untyped-def]
+    """Compute, and change nothing that a step uses: a device's clocks and caches stay as they are while it works."""
+    if s.runtime.stream == 0:
+        take_turn(s, DRY)
+    elif take_turn(s, DRY):
+        cuda.wait(s.runtime, s.failure)
 
 
 @njit(nogil=True, cache=True)
@@ -149,41 +197,93 @@ def step_by_itself(s):  # type: ignore[no-untyped-def]
 class NativeNetwork:
     """The network through the C API; `compiled` is what Numba functions take.
 
+    Parameters
+    ----------
+    device
+        see `ortsession.Session`.
+
     Raises
     ------
     OrtError
         no C library, or no session for this model and provider.
     """
 
-    def __init__(self, model: Model, streams: int = 1, provider: str = "cpu") -> None:
+    def __init__(self, model: Model, streams: int = 1, provider: str = "cpu", device: Device | None = None) -> None:
         self.provider = provider
-        self._session = session = Session(model.path, provider)
+        self._session = session = Session(model.path, provider, device)
+        self._keep: list[NDArray[np.float32]] = []
         shapes = model.contract.shapes(streams)
-        self.mag = np.zeros(shapes["mag"], np.float32)
-        self.mask = np.zeros(shapes["mask"], np.float32)
-        self._keep = [np.zeros(shapes["h"], np.float32)]
-        self._states = [session.tensor(self._keep[0])] * 2, *self._two_states(shapes["h"])
-        values = _turns(session.tensor(self.mag), session.tensor(self.mask), *self._states)
-        self.compiled = Step(**session.call(), turn=np.full(1, FROM_ZERO, np.int64), values=values)  # type: ignore[arg-type]
+        self.mag, mag, mag_crossing = self._twin(shapes["mag"])
+        self.mask, mask, mask_crossing = self._twin(shapes["mask"])
+        self._shape = shapes["h"]
+        self._states = [self._tensor(self._shape)] * 2, *self._two_states()
+        dry = [[self._tensor(shapes["mag"]), *self._states[0]], [self._tensor(shapes["mask"]), *self._two_states()[0]]]
+        self._plain = session.options() if session.device else 0
+        self._numbered = [session.options(1 + turn) for turn in range(len(_TURNS))] if session.graphs else []
+        self.compiled = Step(
+            **session.call(),  # type: ignore[arg-type]
+            turn=np.full(1, FROM_ZERO, np.int64),
+            values=np.concatenate([_turns(mag, mask, *self._states), np.array([dry], np.int64)]),
+            options=np.full(len(_TURNS), self._plain, np.int64),
+            runtime=session.device.runtime if session.device else cuda.NOWHERE,
+            mag_crossing=mag_crossing,
+            mask_crossing=mask_crossing,
+        )
+        if session.device and not take_turn_there(self.compiled, DRY):
+            session.fail_at_once()
 
-    def _two_states(self, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
-        """Tensors for h and c, twice."""
-        first, second = ([self._state(shape) for _ in "hc"] for _ in "AB")
-        return first, second
+    def _twin(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], int, Crossing]:
+        """An array for this side, the tensor that the network gets, and what crosses between them, if they are two."""
+        if self._session.device is None:
+            array = np.zeros(shape, np.float32)
+            return array, self._session.tensor(array), Crossing(0, 0, 0)
+        array, crossing = self._session.device.twin(shape)
+        return array, self._session.tensor_there(crossing.device, shape), crossing
 
-    def _state(self, shape: tuple[int, ...]) -> int:
-        """A state tensor: over an array on the CPU, in the device's memory on CUDA."""
-        if self.provider == "cuda":
-            return self._session.on_device(shape)
+    def _tensor(self, shape: tuple[int, ...]) -> int:
+        """A tensor of zeros that this side never looks at: over an array on the CPU, else in the device's memory."""
+        if self._session.device:
+            return self._session.tensor_there(self._session.device.on_device(shape), shape)
         self._keep.append(np.zeros(shape, np.float32))
         return self._session.tensor(self._keep[-1])
+
+    def _two_states(self) -> tuple[list[int], list[int]]:
+        """Tensors for h and c, twice."""
+        first, second = ([self._tensor(self._shape) for _ in "hc"] for _ in "AB")
+        return first, second
+
+    @property
+    def notes(self) -> list[str]:
+        """What this network does not do here, and why."""
+        return self._session.notes
+
+    def warm(self) -> None:
+        """Let the calling thread's steps be replayed CUDA graphs, where that can be; to be called in the thread that steps.
+
+        The state is zero after. What was captured is looked at: replayed on other input it must give what a run gives.
+        """
+        if self._session.graphs:
+            self._session.graphs = cudagraph.capture(
+                self._session, self._plain, self._numbered, self.compiled.options, self._play
+            )
+            self.reset()
+
+    def _play(self, seed: int) -> NDArray[np.float32] | None:
+        """Masks of all turns on noise, None when one failed."""
+        self.mag[:] = np.random.default_rng(seed).random(self.mag.shape) ** 4
+        masks = []
+        for turn in _TURNS:
+            if not take_turn_there(self.compiled, turn):
+                return None
+            masks.append(self.mask.copy())
+        return np.array(masks)
 
     def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
         """Hops of one stream in one call (see `Network`)."""
         zero, first, second = self._states
         turn = self.compiled.turn
         if apart:
-            first, second = self._two_states(self._keep[0].shape)
+            first, second = self._two_states()
             turn = np.full(1, FROM_ZERO, np.int64)
 
         def of(frames: int) -> Step:
@@ -227,8 +327,8 @@ def choose(model: Model, provider: str, make: Callable[[str], Made], use_c_api: 
 
     Raises
     ------
-    OrtError
-        none does.
+    NoProviderError
+        none does; a `NoCudaError` where "cuda" was asked for.
     ValueError
         `provider` is none of `PROVIDERS`.
     """
@@ -246,8 +346,12 @@ def choose(model: Model, provider: str, make: Callable[[str], Made], use_c_api: 
             return make(candidate), reasons
         except OrtError as error:
             reasons.append(f"{candidate}: {reason(error)}")
-    cure = "use --provider cpu or auto" if provider == "cuda" else "no provider is left"
-    raise NoProviderError(f"provider {provider!r} does not work here ({'; '.join(reasons)}): {cure}", reasons)
+    kind, cure = (
+        (NoCudaError, "use --provider cpu or auto, without --require-gpu")
+        if provider == "cuda"
+        else (NoProviderError, "no provider is left")
+    )
+    raise kind(f"provider {provider!r} does not work here ({'; '.join(reasons)}): {cure}", reasons)
 
 
 class NoProviderError(OrtError):
@@ -256,6 +360,15 @@ class NoProviderError(OrtError):
     def __init__(self, message: str, reasons: list[str]) -> None:
         super().__init__(message)
         self.reasons = reasons
+
+
+class NoCudaError(NoProviderError, NoGpuError):
+    """CUDA was asked for, and does not work here."""
+
+
+def fallen_back(wished: str, provider: str, notes: Sequence[str]) -> list[str]:
+    """A line for who wished "cuda" and got another `provider`; `notes` say why. Empty where there is nothing to tell."""
+    return [f"{'; '.join(notes)}: the network runs on the CPU"] if wished == "cuda" != provider else []
 
 
 def open_network(

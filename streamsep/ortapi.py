@@ -5,10 +5,9 @@ Only what `ort` needs of it, called while things are set up. It knows handles an
 
 from __future__ import annotations
 
-import contextlib
 import ctypes as C
-import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime
@@ -19,13 +18,14 @@ API_VERSION = 17
 
 # Positions in `struct OrtApi` (onnxruntime_c_api.h).
 GET_ERROR_MESSAGE, CREATE_ENV, CREATE_SESSION, RUN = 2, 3, 7, 9
+CREATE_RUN_OPTIONS, RELEASE_RUN_OPTIONS, ADD_RUN_CONFIG_ENTRY = 39, 97, 165
 CREATE_SESSION_OPTIONS, SET_INTRA_OP_NUM_THREADS, SET_INTER_OP_NUM_THREADS = 10, 24, 25
-CREATE_TENSOR, CREATE_TENSOR_WITH_DATA, GET_TENSOR_MUTABLE_DATA = 48, 49, 51
+CREATE_TENSOR_WITH_DATA = 49
 CREATE_MEMORY_INFO, CREATE_CPU_MEMORY_INFO = 68, 69
 RELEASE_STATUS, RELEASE_MEMORY_INFO, RELEASE_SESSION, RELEASE_VALUE, RELEASE_SESSION_OPTIONS = 93, 94, 95, 96, 100
-ADD_SESSION_CONFIG_ENTRY, CREATE_ALLOCATOR, RELEASE_ALLOCATOR = 130, 131, 132
+ADD_SESSION_CONFIG_ENTRY = 130
 APPEND_CUDA, CREATE_CUDA_OPTIONS, UPDATE_CUDA_OPTIONS, RELEASE_CUDA_OPTIONS = 204, 205, 206, 208
-FLOAT, DEVICE_ALLOCATOR, DEFAULT_MEMORY, CPU_OUTPUT_MEMORY = 1, 0, 0, -1
+FLOAT, DEVICE_ALLOCATOR = 1, 0
 
 
 class OrtError(StreamsepError):
@@ -111,36 +111,16 @@ def library() -> Path:
     return found[0]
 
 
-def append_cuda(api: Api, options: C.c_void_p) -> None:
-    """Add the CUDA provider to session options; OrtError if it cannot be had."""
-    try:
-        C.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise OrtError("no NVIDIA driver on this machine (libcuda.so.1)") from error
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the status below says so too
-        onnxruntime.preload_dlls()  # the CUDA and cuDNN wheels' libraries, where the `cuda` extra brought them
+def append_cuda(api: Api, options: C.c_void_p, settings: Mapping[str, str]) -> None:
+    """Add the CUDA provider with `settings` to session options; OrtError if it cannot be had."""
     cuda = api.make(CREATE_CUDA_OPTIONS)
     try:
-        keys = (C.c_char_p * 1)(b"device_id")
-        values = (C.c_char_p * 1)(b"0")
-        api.call(UPDATE_CUDA_OPTIONS, cuda, keys, values, C.c_size_t(1))
+        strings = C.c_char_p * len(settings)
+        keys, values = (strings(*(text.encode() for text in texts)) for texts in (settings, settings.values()))
+        api.call(UPDATE_CUDA_OPTIONS, cuda, keys, values, C.c_size_t(len(settings)))
         api.call(APPEND_CUDA, options, cuda)
     finally:
         api.release(RELEASE_CUDA_OPTIONS, cuda)
-
-
-def why_no_cuda() -> str | None:
-    """Why the network cannot run on a GPU here; None if nothing stands against it."""
-    try:
-        api = Api.get()
-        options = api.make(CREATE_SESSION_OPTIONS)
-        try:
-            append_cuda(api, options)
-        finally:
-            api.release(RELEASE_SESSION_OPTIONS, options)
-    except OrtError as error:
-        return reason(error)
-    return None
 
 
 def reason(error: OrtError) -> str:

@@ -13,13 +13,12 @@ couple rows, and such files are stepped row by row:
   - Sums and logarithms over a number of bins that is no multiple of a vector start each row at another lane: the last bit
     differs, and the LSTM amplifies that.
 
-On CUDA rows are computed together whatever their last bits do: that is what it is for, and cuDNN promises none. The states
-cross the bus each hop, from and to pinned memory; it is the same code, with no kernel of ours. (A thousand streams of the
-3 x 1000 network are 24 MB each way, by the bus' 50 GB/s half a millisecond; one of 3 x 400 is 10 kB.)
+This is for the CPU; on CUDA the states stay on the device (`devicerows`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +62,7 @@ def step(s, members, stepped):  # type: ignore[no-untyped-def]
     while done < members.size:
         rows = members[done : done + s.most]
         gather(s, rows)
-        good = run(s, s.values[rows.size - 1, 0], s.values[rows.size - 1, 1])
+        good = run(s, 0, s.values[rows.size - 1, 0], s.values[rows.size - 1, 1])
         if good:
             scatter(s, rows)
         for stream in rows:
@@ -106,7 +105,7 @@ class RowsNetwork:
     Parameters
     ----------
     together
-        whether a call takes all rows that are ready. None: on CUDA, and where no row changes another by a bit.
+        whether a call takes all rows that are ready. None: where no row changes another by a bit.
 
     Raises
     ------
@@ -114,21 +113,23 @@ class RowsNetwork:
         no C library, or no session for this model and provider.
     """
 
-    def __init__(self, model: Model, streams: int, provider: str = "cpu", together: bool | None = None) -> None:
-        self.provider = provider
-        self._session = Session(model.path, provider)
+    provider = "cpu"
+    notes: Sequence[str] = ()
+
+    def __init__(self, model: Model, streams: int, together: bool | None = None) -> None:
+        self._session = Session(model.path, self.provider)
         self._model, self._streams = model, streams
         self.compiled = self._make(streams)
         if together is None:
-            together = provider == "cuda" or rows_are_independent(self)
+            together = rows_are_independent(self)
         if not together:
             self.compiled = self._make(1)
 
     def _make(self, most: int) -> Rows:
         contract, session, streams = self._model.contract, self._session, self._streams
         layers, hidden, sources, bins = contract.layers, contract.hidden, len(contract.sources), contract.n_bins
-        mag, mask = session.memory((most, bins)), session.memory((most, sources, bins))
-        state = session.memory((4, layers * most * hidden))
+        mag, mask = np.zeros((most, bins), np.float32), np.zeros((most, sources, bins), np.float32)
+        state = np.zeros((4, layers * most * hidden), np.float32)
         values = np.empty((most, 2, 3), np.int64)
         for rows in range(1, most + 1):
             shapes = contract.shapes(rows)
@@ -164,6 +165,9 @@ class RowsNetwork:
     def error(self) -> str | None:
         """What the first failed step since `reset` said."""
         return self._session.error
+
+    def warm(self) -> None:
+        """Nothing: see `ort.NativeNetwork.warm`."""
 
     def close(self) -> None:
         """Give everything back. Must not be called while a step runs."""

@@ -61,6 +61,7 @@ from .rings import (
 )
 
 IDLE, WORKING, STEPPING, BRIDGING = range(4)
+EVERY, LAST, TAKES = range(3)  # of `Desk.warmth`
 SHORT_PAUSE = 20_000  # ns; while the understudy finishes a hop
 NEVER = 1 << 62
 
@@ -82,11 +83,12 @@ class Desk(NamedTuple):
     rings: Rings
     clock: native.Clock
     hop: int  # samples
+    warmth: NDArray[np.int64]  # [shape=(3,)]: see `keep_warm`
 
 
-def make_desk(slots: batch.Slots, lines: list[Line], rings: Rings, hop: int) -> Desk:
-    """A desk; whoever holds it must hold the lines, too."""
-    return Desk(slots, structs.table(lines), rings, native.clock(), hop)
+def make_desk(slots: batch.Slots, lines: list[Line], rings: Rings, hop: int, every: int = 0) -> Desk:
+    """A desk; whoever holds it must hold the lines, too. `every`: ns between two dry runs, 0 for none (see `keep_warm`)."""
+    return Desk(slots, structs.table(lines), rings, native.clock(), hop, np.array([every, 0, NEVER], np.int64))
 
 
 @njit(nogil=True, cache=True)
@@ -103,7 +105,28 @@ def work(d, pause, times, handover):  # type: ignore[no-untyped-def]
             turn(d, times, handover)
             publish(header, TOKEN, IDLE)
         else:
+            keep_warm(d)
             native.sleep_ns(d.clock.nanosleep, pause)
+
+
+@njit(nogil=True, cache=True)
+def keep_warm(d):  # type: ignore[no-untyped-def]
+    """A dry run of the network where no hop is due soon: a GPU that waits lowers its clocks, and the next step pays for it.
+
+    `d.warmth`: ns between two of them (0: never), when the last one ended, how long they take. Soon is twice as long as that
+    before the next block; a block that is overdue by a whole period is waited for no more. So a device that is regular never
+    finds the worker at it, and the first block after silence waits for one dry run at most.
+    """
+    every, header = d.warmth[EVERY], d.rings.header
+    if every == 0 or header[MAX_BLOCK] == 0:
+        return
+    begin, when = native.monotonic_ns(d.clock.gettime), position(header, WHEN)
+    period = header[MAX_BLOCK] * 1_000_000_000 // header[SAMPLE_RATE]
+    soon = when + period - 2 * min(d.warmth[TAKES], period // 4) < begin < when + 2 * period
+    if not soon and begin - max(when, d.warmth[LAST]) >= every:
+        batch.dry_run(d.slots.rows)
+        d.warmth[LAST] = native.monotonic_ns(d.clock.gettime)
+        d.warmth[TAKES] = d.warmth[LAST] - begin
 
 
 @njit(nogil=True, cache=True)

@@ -22,7 +22,7 @@ def slow_down(separator: Separator) -> np.ndarray:
         while left > 0:
             native.sleep_ns(nanosleep, min(left, 100_000_000))
             left -= 100_000_000
-        return native.ort_run(real, session, names_in, values_in, count_in, names_out, count_out, values_out)
+        return native.ort_run(real, session, options, names_in, values_in, count_in, names_out, count_out, values_out)
 
     separator.network.compiled = step._replace(run=run.address)
     separator.network.slow = run  # kept alive

@@ -281,21 +281,11 @@ def test_slots_are_counted_and_named(aligned):
         Batch(aligned, FORMATS, "tpu")
 
 
-@pytest.mark.skipif(ortapi.why_no_cuda() is None, reason="there is a GPU here")
+@pytest.mark.skipif(ortsession.why_no_cuda() is None, reason="there is a GPU here")
 def test_without_a_gpu_it_says_so(aligned):
     with pytest.raises(ortapi.OrtError, match="use --provider cpu"):
         Batch(aligned, FORMATS, "cuda")
     assert Batch(aligned, FORMATS, "auto").provider_notes
-
-
-def test_memory_of_the_runtimes_own(aligned):
-    """What pinned memory is taken by, tried on the allocator that every machine has."""
-    session = ortsession.Session(aligned.path, "cpu")
-    value, _ = session._allocated((3, 5), b"Cpu", ortapi.DEFAULT_MEMORY)
-    array = session.view(value, (3, 5))
-    array[:] = 1.5
-    assert array.sum() == 22.5
-    session.close()
 
 
 @njit

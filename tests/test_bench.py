@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from streamsep import StreamsepError, model, ortapi
+from streamsep import StreamsepError, model
 from streamsep.benchmark import floor, handover, hops, loads, machine, measuring, sound, streams, weights
 from streamsep.engine import Separator
 from tests import graphs
@@ -311,8 +311,6 @@ def test_wrong_arguments(tmp_path):
     fails(run("bench", "--model", "nope"), 1, "model 'nope' is unknown")
     (tmp_path / "file").write_text("")
     fails(run("bench", "--hops", 10, "--back-to-back", "-o", tmp_path / "file"), 1, "cannot be written")
-    if ortapi.why_no_cuda():
-        fails(run("bench", "--provider", "cuda"), 1, "cuda")
 
 
 def test_the_machine_says_what_it_knows():

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from streamsep import model, ort, ortapi
+from streamsep import model, ort, ortsession
 from tests import graphs
 
 
@@ -78,12 +78,9 @@ def test_networks_do_not_disturb_each_other(lstm):
 
 
 def test_cuda_is_used_or_refused_with_a_reason(lstm):
-    reason = ortapi.why_no_cuda()
+    reason = ortsession.why_no_cuda()
     if reason is None:
-        cuda, cpu = ort.open_network(lstm, "cuda")[0], ort.NativeNetwork(lstm)
-        assert cuda.provider == "cuda"
-        frames = np.random.default_rng(0).random((50, 513), np.float32)
-        np.testing.assert_allclose(run(cuda, frames), run(cpu, frames), atol=1e-3)
+        assert ort.open_network(lstm, "cuda")[0].provider == "cuda"  # and right: test_gpu.py
         return
     with pytest.raises(ort.OrtError, match="use --provider cpu") as caught:
         ort.open_network(lstm, "cuda")

@@ -109,7 +109,12 @@ def measure(
     period, clock = 1_000_000_000 * length // separator.sample_rate, native.clock()
     step = separator.network.compiled  # type: ignore[union-attr]
     separator.reset()
-    in_realtime_thread(lambda stop: run(separator.state, step, rings, sound, period if paced else 0, clock, stamps, stop), tick)
+
+    def hops_of(stop: NDArray[np.int64]) -> None:
+        separator.network.warm()
+        run(separator.state, step, rings, sound, period if paced else 0, clock, stamps, stop)
+
+    in_realtime_thread(hops_of, tick)
     if separator.counts["failed_steps"]:
         raise BenchError(f"{separator.counts['failed_steps']} of {hops} network steps failed: {separator.error}")
     return Times(stamps, period)

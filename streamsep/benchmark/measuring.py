@@ -68,7 +68,7 @@ def measure(settings: Settings, tick: Callable[[float], None] = lambda share: No
         settings,
         loaded,
         separator.network.provider,
-        list(separator.provider_notes),
+        [*separator.provider_notes, *separator.network.notes],
         times,
         loop,
         live,

@@ -82,7 +82,12 @@ class Streams:
         stream = b.streams[0]
         period = 1_000_000_000 * stream.geometry.hop_length // self._rate
         stamps, clock = np.zeros((hops, 5), np.int64), native.clock()
-        in_realtime_thread(lambda stop: run(b.compiled, count, self._sound, period if paced else 0, clock, stamps, stop), tick)
+
+        def hops_of(stop: NDArray[np.int64]) -> None:
+            b.network.warm()
+            run(b.compiled, count, self._sound, period if paced else 0, clock, stamps, stop)
+
+        in_realtime_thread(hops_of, tick)
         if failed := sum(s.counts["failed_steps"] for s in b.streams[:count]):
             raise BenchError(f"{failed} of {hops * count} network steps failed: {b.error}")
         return Times(stamps, period)

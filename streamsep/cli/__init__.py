@@ -1,7 +1,7 @@
 """The command line: the only place that prints or exits. A module for each command.
 
-Exit codes: 0 done, 1 it failed while running, 2 it was asked for wrongly. An error is one line on stderr. With `--json` there
-is one JSON object on stdout and nothing else.
+Exit codes: 0 done, 1 it failed while running, 2 it was asked for wrongly, 3 it requires a GPU and none works. An error is one
+line on stderr. With `--json` there is one JSON object on stdout and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from .. import StreamsepError, __version__, jit_cache
+from .. import NoGpuError, StreamsepError, __version__, jit_cache
 from ..config import ConfigError
 from .bench import bench
 from .demo import demo
@@ -49,6 +49,8 @@ def _run(args: list[str] | None) -> int:
         return _fail(error.format_message().rstrip(".").replace("\n", " ") + where, 2)
     except ConfigError as error:
         return _fail(str(error), 2)
+    except NoGpuError as error:
+        return _fail(str(error), 3)
     except StreamsepError as error:
         return _fail(str(error), 1)
     except BrokenPipeError:  # whoever read stdout has enough

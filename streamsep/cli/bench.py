@@ -8,8 +8,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ..config import ConfigError
-from .options import model_option, provider_option
+from ..config import ConfigError, Provider, engine_provider
+from .options import model_option, provider_option, require_gpu_option
 from .terminal import err, json_option, out, print_json, progress
 
 MOST_STREAMS = 4096
@@ -18,6 +18,7 @@ MOST_STREAMS = 4096
 @click.command()
 @model_option
 @provider_option
+@require_gpu_option
 @click.option(
     "--streams",
     is_flag=False,
@@ -37,7 +38,9 @@ MOST_STREAMS = 4096
     "-o", "--output-dir", type=click.Path(path_type=Path), help="Keep bench.json, bench.png and report.html in this folder."
 )
 @json_option
-def bench(output_dir: Path | None, as_json: bool, rate: int, streams: str, **options: Any) -> None:
+def bench(
+    output_dir: Path | None, as_json: bool, rate: int, streams: str, provider: Provider, require_gpu: bool, **options: Any
+) -> None:
     """Measure how long a hop takes, stage by stage, against its deadline and the memory floor.
 
     \b
@@ -47,8 +50,14 @@ def bench(output_dir: Path | None, as_json: bool, rate: int, streams: str, **opt
     streamsep bench --model big.onnx --provider cuda --json
     """
     from ..benchmark import measuring
+    from ..ort import fallen_back
 
-    settings = measuring.Settings(sample_rate=rate, streams=_count(streams, options["paced"]), **options)
+    settings = measuring.Settings(
+        sample_rate=rate,
+        streams=_count(streams, options["paced"]),
+        provider=engine_provider(provider, require_gpu),
+        **options,
+    )
     with progress("benchmark", as_json) as advance:
         measurement = measuring.measure(settings, advance)
     report = measurement.report()
@@ -56,6 +65,8 @@ def bench(output_dir: Path | None, as_json: bool, rate: int, streams: str, **opt
         from ..benchmark.report import keep
 
         report["files"] = {name: str(path) for name, path in keep(output_dir, measurement).items()}
+    for line in fallen_back(provider, report["provider"], report["provider_notes"]):
+        err.print(f"streamsep: {line}", markup=False)
     if as_json:
         print_json(report)
     else:

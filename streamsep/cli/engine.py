@@ -9,14 +9,18 @@ from collections.abc import Callable
 import click
 
 from .. import StreamsepError
+from ..config import Provider
+from .options import provider_option, require_gpu_option
 from .terminal import stop_signals, tell
 
 
 @click.command()
 @click.option("--model", default="live", show_default=True, help="A shipped model's name, or an .onnx file of the same times.")
+@provider_option
+@require_gpu_option
 @click.option("--idle", type=float, default=10.0, show_default=True, help="Seconds it stays without an instance.")
 @click.option("--lock", type=int, hidden=True, help="The open file that holds the engine's lock; an instance started us.")
-def engine(model: str, idle: float, lock: int | None) -> None:
+def engine(model: str, provider: Provider, require_gpu: bool, idle: float, lock: int | None) -> None:
     """Serve the plugin's instances of this user; they start it themselves.
 
     It ends by itself. `streamsep plugin status` tells what it does.
@@ -31,7 +35,7 @@ def engine(model: str, idle: float, lock: int | None) -> None:
     with stop_signals() as stop:
         native.lock_memory()
         try:
-            serving.Engine(models.load(model), log, lock).run(stop, idle)
+            serving.Engine(models.load(model), log, lock, provider, require_gpu).run(stop, idle)
         except StreamsepError as error:
             if lock is not None:
                 log(str(error))

@@ -23,8 +23,13 @@ model_option = click.option(
     help="A shipped model's name, or an .onnx file.",
 )
 provider_option = click.option(
-    "--provider", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs."
+    "--provider",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where the network runs; on the CPU where cuda does not work.",
 )
+require_gpu_option = click.option("--require-gpu", is_flag=True, help="Exit with 3 where the network cannot run on the GPU.")
 COMPLETERS = {"input": completing.devices("input"), "output": completing.devices("output"), "model": completing.models}
 
 

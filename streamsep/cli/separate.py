@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option, provider_option
+from ..config import Provider, engine_provider
+from .options import model_option, provider_option, require_gpu_option
 from .terminal import err, json_option, out, print_json, uncollected
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ EXAMPLES_OF_SKIPPED = 3
 )
 @model_option
 @provider_option
+@require_gpu_option
 @click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(0, 256), help="Files at a time; 0: one a core.")
 @click.option(
     "--format", "container", default="wav", show_default=True, type=click.Choice(["wav", "flac"]), help="Of the stems."
@@ -38,7 +40,8 @@ def separate(
     inputs: tuple[str, ...],
     output_dir: Path,
     model: str,
-    provider: str,
+    provider: Provider,
+    require_gpu: bool,
     jobs: int,
     container: str,
     bits: str | None,
@@ -58,6 +61,7 @@ def separate(
     with uncollected():
         from .. import filelist
         from .. import model as models
+        from ..ort import fallen_back
         from ..stems import Form
         from .batch import Batch
 
@@ -65,7 +69,7 @@ def separate(
         form = Form(container, int(bits) if bits else 32 if container == "wav" else 24)
     except ValueError as error:
         raise click.UsageError(f"--bits: {error}") from error
-    batch = Batch(output_dir, models.load(model), provider, form, plot)
+    batch = Batch(output_dir, models.load(model), engine_provider(provider, require_gpu), form, plot)
     found = filelist.find(inputs, output_dir)
     started = time.perf_counter()
     results, failures = batch.run(found, jobs or os.cpu_count() or 1, as_json)
@@ -74,6 +78,8 @@ def separate(
         print_json(report)
     else:
         _print(results, report, output_dir)
+    for line in fallen_back(provider, results[0][0].provider, results[0][0].provider_notes) if results else ():
+        err.print(f"streamsep: {line}", markup=False)
     for path, why in failures.items():
         err.print(f"streamsep: {why if path in why else f'{path}: {why}'}", markup=False)
     if failures:

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import StreamsepError, native, rings, stats
+from .. import StreamsepError, native, ort, rings, stats
 from ..batch import Batch
+from ..config import Provider, engine_provider
 from ..model import Model
 from . import CHANNELS, SOURCES, engine_lock, segments, serving
 from .segments import Segment, SegmentError
@@ -38,10 +39,10 @@ class EngineError(StreamsepError):
 class Group:
     """Slots for instances of one rate, and the thread that serves them."""
 
-    def __init__(self, model: Model, sample_rate: int) -> None:
+    def __init__(self, model: Model, sample_rate: int, provider: Provider = "auto") -> None:
         self.sample_rate = sample_rate
         self.members: dict[int, Segment] = {}
-        self.batch = Batch(model, [(sample_rate, CHANNELS)] * SLOTS)
+        self.batch = Batch(model, [(sample_rate, CHANNELS)] * SLOTS, provider)
         self.addresses, self.last = np.zeros(SLOTS, np.int64), np.zeros(SLOTS, np.int64)
         self.marks, self.times = np.zeros(serving.MARKS, np.int64), stats.histogram()
         self.granted = False
@@ -108,14 +109,26 @@ class Engine:
     ------
     EngineError
         another engine serves this user, or the model is not one for this plugin.
+    NoGpuError
+        the GPU is required, and does not work.
     """
 
-    def __init__(self, model: Model, tell: Callable[[str], None], lock: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        tell: Callable[[str], None],
+        lock: int | None = None,
+        provider: Provider = "auto",
+        require_gpu: bool = False,
+    ) -> None:
         if model.contract.sources != SOURCES:
             raise EngineError(
                 f"model {model.contract.name!r} has sources {model.contract.sources}: the plugin expects {SOURCES}"
             )
         self.model, self._tell = model, tell
+        self._wished, self._provider = provider, engine_provider(provider, require_gpu)
+        if require_gpu:  # now, and not when the first instance comes
+            ort.open_network(model, self._provider)
         self._lock = take_lock(lock)
         self._id = time.monotonic_ns()  # other than that of any engine before it
         self._groups: list[Group] = []
@@ -170,8 +183,10 @@ class Engine:
         for group in self._groups:
             if group.sample_rate == sample_rate and not group.full:
                 return group
-        self._groups.append(Group(self.model, sample_rate))
-        return self._groups[-1]
+        self._groups.append(group := Group(self.model, sample_rate, self._provider))
+        for line in ort.fallen_back(self._wished, group.batch.provider, group.batch.provider_notes):
+            self._tell(line)
+        return group
 
     def report(self) -> dict[str, object]:
         """What is served, by this process."""
