@@ -36,7 +36,7 @@ from streamsep import jit_cache  # noqa: E402
 jit_cache.use()  # before Numba: a kernel of another state of the sources would be measured
 
 from bench.ruler import jobs, pictures, recordings, report, song  # noqa: E402
-from bench.ruler.estimates import LEVEL, WAYS, Case  # noqa: E402
+from bench.ruler.estimates import LEVEL, WAYS, Case, open_model  # noqa: E402
 from bench.ruler.markdown import markdown  # noqa: E402
 from bench.ruler.recordings import PROTOCOLS, QualityError  # noqa: E402
 from bench.ruler.rows import clip_row  # noqa: E402
@@ -82,6 +82,8 @@ def _groups(text: str) -> tuple[str, ...]:
 
 def run(a: argparse.Namespace) -> Report:
     """What the command line asks for, as a report."""
+    for model in filter(None, (a.model, a.beside)):
+        open_model(model)  # before anything is measured with the other
     whole_song = a.song and not a.sheet
     protocol = a.protocol or ("own" if whole_song else "paper")
     case = Case(a.model, a.way, a.rate, a.level, a.through, protocol, a.provider)

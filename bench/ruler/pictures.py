@@ -26,6 +26,7 @@ FRAME = 0.02  # seconds
 BEFORE, AFTER = 0.7, 1.3  # seconds of an excerpt, around the onset
 REST, RISE = 0.3, 0.2  # seconds before and after an onset, whose levels are compared
 FLOOR, SUNG = -40.0, -18.0  # dB against the voice's loudest frame: what counts as silence, and as singing
+STEP = 3.0  # dB, at least, of a rise
 APART = 2.0  # seconds between two onsets
 WIDTH, COLOURS = 960, 40  # of spectrograms for a page: they compress badly
 
@@ -71,7 +72,8 @@ def onsets(voice: Array, rate: int) -> list[int]:
     means = {i: (level[i - rest : i].mean(), level[i : i + rise].mean()) for i in range(rest, frames - rise)}
     found: list[int] = []
     for i in sorted(means, key=lambda i: means[i][0] - means[i][1]):
-        if means[i][1] > SUNG and all(abs(i - j) * FRAME >= APART for j in found):
+        before, after = means[i]
+        if after > SUNG and after - before > STEP and all(abs(i - j) * FRAME >= APART for j in found):
             found.append(i)
     return [i * frame for i in found]
 
