@@ -160,6 +160,27 @@ def test_a_sheet_becomes_a_part_of_the_results(sheet):
     }
 
 
+def test_results_replaces_one_models_sheet_and_leaves_the_others(sheet, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import results
+
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\n<!-- begin quality -->\n## Quality\n\nolder\n<!-- end quality -->\nbelow\n")
+    called = []
+    monkeypatch.setattr(results, "RESULTS", page)
+    monkeypatch.setattr(results, "call", lambda *words: called.append([*map(str, words)]) or sheet[0])
+    results.quality(["ultra"], [])
+    results.quality(["live"], [str(model.load("live").path)])
+    assert "--beside" not in called[0]
+    assert called[1][called[1].index("--beside") + 1] == str(model.load("live").path)
+    text = page.read_text()
+    assert text.count("### `") == 2
+    assert text.index("### `live`") < text.index("### `ultra`")
+    assert text.count(markdown.markdown(sheet[0])) == 2
+    assert "older" not in text
+    assert text.endswith("below\n")
+
+
 def test_part_of_a_sheet(clips, splitter):
     words = ("--model", splitter.path, "--data", clips, "--set", "three", "--quick", "--sheet", "--json")
     found = json.loads(command(*words, "--only", "silence,oracle"))
