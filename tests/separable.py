@@ -33,6 +33,7 @@ def clips(tmp_path_factory):
     for i in (1, 2, 3):
         soundfile.write(folder / "clips" / f"singer_1_0{i}.flac", sources(20_000 + 2000 * i, RATE, i).T / i, RATE)
     (folder / "three.txt").write_text("# a comment\nsinger_1_01\nsinger_1_02  # and one here\n\nsinger_1_03\n")
+    (folder / "missing.txt").write_text("singer_1_01\nsinger_1_99\n")
     return folder
 
 

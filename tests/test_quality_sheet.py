@@ -86,6 +86,7 @@ def test_command_prints_tables(clips, splitter, separable_song):
         (["--rate", "5", "--set", "three", "--way", "oracle"], "quality: sample_rate=5 Hz is out of range"),
         (["--song", "/nowhere/song"], "quality: stem /nowhere/song.accompaniment.* does not exist"),
         (["--data", "/nowhere", "--set", "public100"], "quality: /nowhere/clips/Ani_1_01.flac cannot be read"),
+        (["--set", "missing", "--way", "oracle"], "quality: {data}/clips/singer_1_99.flac cannot be read"),
         (["--set", "three", "--stamp", "--level", "-20"], "quality: --stamp wants a set of clips in the plain case"),
     ],
 )
@@ -93,7 +94,7 @@ def test_command_fails_with_one_line(clips, splitter, monkeypatch, arguments, sa
     monkeypatch.setattr("sys.argv", ["quality", "--model", str(splitter.path), "--data", str(clips), *arguments])
     with pytest.raises(SystemExit) as caught:
         quality.main()
-    assert str(caught.value).startswith(says)
+    assert str(caught.value).startswith(says.format(data=clips))
     assert "\n" not in str(caught.value)
 
 

@@ -17,10 +17,10 @@ from .estimates import Case
 from .recordings import clip
 from .report import clips_report, provenance, weighted
 from .rows import clip_row
+from .through import BANDS, CODECS
 from .wanted import wanted
 
 RATES, LEVELS = (44_100, 48_000), (-40.0, -20.0, 0.0)
-BANDS, CODECS = ("3500hz", "5000hz", "7000hz", "microphone", "telephone"), ("mp3", "aac", "opus")
 GROUPS = ("rates", "levels", "bands", "codecs", "precision", "whole", "oracle", "silence", "instrumental", "solo", "song")
 QUICK_EVERY, QUICK_SECONDS = 10, 60.0  # clips; seconds of the song
 COSTS = 0.4  # processor seconds of a measurement, on two cores of 2023
