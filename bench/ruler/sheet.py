@@ -23,7 +23,7 @@ from .wanted import wanted
 RATES, LEVELS = (44_100, 48_000), (-40.0, -20.0, 0.0)
 GROUPS = ("rates", "levels", "bands", "codecs", "precision", "whole", "oracle", "silence", "instrumental", "solo", "song")
 QUICK_EVERY, QUICK_SECONDS = 10, 60.0  # clips; seconds of the song
-COSTS = 0.4  # processor seconds of a measurement, on two cores of 2023
+COSTS = 0.3  # processor seconds of a measurement, on two cores of 2023
 ALONE = {"instrumental": "accompaniment", "solo": "vocals"}  # what is played
 
 Clips = list[tuple[Path, Path]]  # each with the one before it
