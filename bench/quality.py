@@ -92,7 +92,8 @@ def run(a: argparse.Namespace) -> Report:
     measure = _song if whole_song else _sheet if a.sheet else _clips
     found = measure(a, case)
     if a.beside and not a.sheet:
-        found["beside"] = measure(a, replace(case, model=a.beside))
+        plain = argparse.Namespace(**vars(a) | {"pictures": None})  # they would have the same names
+        found["beside"] = measure(plain, replace(case, model=a.beside))
     if a.stamp:
         stamp(load(a.model), found)
     return found
