@@ -10,12 +10,15 @@
     python bench/results.py clocks     an hour of two clocks, simulated
     python bench/results.py reopen     sound servers killed and started again
     python bench/results.py plugin     the plugin in a host: four minutes
+    python bench/results.py quality    some ten minutes a model; `--only live`, `--fp32 FILE` (`python -m export`) beside 8 bits
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
 """
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,10 +34,13 @@ import soak  # type: ignore[import-not-found]
 import stages  # type: ignore[import-not-found]
 import variants  # type: ignore[import-not-found]
 from page import ROOT, commit  # type: ignore[import-not-found]
+from ruler import markdown as ruler  # type: ignore[import-not-found]
+
+from streamsep import model
 
 DATA = ROOT.parent / "shared" / "data"
 NETWORKS = ("live", "3x1000:int8", "3x1000:fp32")
-LEVELS, RATES = (-40, -20, 0), (16_000, 44_100, 48_000)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def call(*arguments: object) -> dict[str, Any]:
@@ -69,32 +75,19 @@ def warm_steps() -> str:
     return "\n\n".join(variants.markdown(call("bench/variants.py", "--network", network)) for network in NETWORKS)
 
 
-def quality() -> str:
-    """bench/quality.py on the fixed sample of 100 clips, at three levels and rates, and on the song nobody trained on."""
-    tool = ("bench/quality.py", "--model", "live", "--jobs", 2)
-    lines = [
-        "Voice and accompaniment on the 100 clips of `bench/sets/public100.txt` (MIR-1K, singers not trained on), the paper's",
-        "protocol, through the runtime engine hop by hop, cold start included. dB.",
-        "",
-        "| rate | peak dBFS | voice GNSDR | GSIR | GSAR | accompaniment GNSDR |",
-        "|---|---|---|---|---|---|",
-    ]
-    for rate, level in [(16_000, -6), *((16_000, level) for level in LEVELS), *((rate, -6) for rate in RATES[1:])]:
-        r = call(*tool, "--rate", rate, "--level", level)
-        v, a = r["vocals"], r["accompaniment"]
-        lines.append(f"| {rate} | {level} | {v['gnsdr']:.2f} | {v['gsir']:.2f} | {v['gsar']:.2f} | {a['gnsdr']:.2f} |")
-    song = call(*tool, "--song", DATA / "songs" / "sodium")
-    lines += [
-        "",
-        f"The song *sodium* (CC0, 48 kHz stereo, not trained on), {song['seconds']:g} s, plain SDR of the whole song:",
-        "",
-        "| source | SDR | gain over the mixture | SI-SDR | gain |",
-        "|---|---|---|---|---|",
-    ]
-    for source in ("vocals", "accompaniment"):
-        s = song[source]
-        lines.append(f"| {source} | {s['sdr']:.2f} | {s['sdr_gain']:.2f} | {s['si_sdr']:.2f} | {s['si_sdr_gain']:.2f} |")
-    return "\n".join(lines)
+def quality(only: list[str], fp32: list[str]) -> str:
+    """bench/quality.py's sheets of the shipped models, or of `only` some. Written model by model, with their pictures.
+
+    `fp32`: files of the same networks in 32 bits, by which the models' 8 bits are judged.
+    """
+    sheets = dict(ruler.sheets(_section("quality")))
+    beside = {model.load(path).contract.name: Path(path).resolve() for path in fp32}
+    for name in only or model.shipped():
+        options = ["--beside", beside[name]] if name in beside else []
+        tool = ("bench/quality.py", "--model", name, "--sheet", "--jobs", CORES, "--pictures", ROOT / ruler.PICTURES)
+        sheets[name] = ruler.markdown(call(*tool, *options))
+        write("quality", ruler.page(sheets))
+    return ruler.page(sheets)
 
 
 def live(minutes: float, only: list[str], beside: str) -> str:
@@ -177,7 +170,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "start": ("Start", printed("bench/start.py")),
     "osc": ("OSC", printed("bench/osc.py")),
     "monitor": ("The monitor page", printed("bench/monitor.py")),
-    "quality": ("Quality", quality),
+    "quality": ("Quality", lambda: quality([], [])),
 }
 LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "gpu": (gpu.TITLE, on_a_gpu),
@@ -202,12 +195,14 @@ def main() -> None:
     p.add_argument("names", nargs="*", metavar="section", choices=[[], *SECTIONS, *LONG], help=", ".join(SECTIONS | LONG))
     p.add_argument("--minutes", type=float, default=30, help="of each soak in `live` (%(default)s)")
     p.add_argument(
-        "--only", action="append", default=[], metavar="PROGRAM:LOAD", help="of the soaks in `live`; the others stay"
+        "--only", action="append", default=[], metavar="NAME", help="a soak (PROGRAM:LOAD), a model's sheet; the others stay"
     )
+    p.add_argument("--fp32", action="append", default=[], metavar="FILE", help="a model in 32 bits beside that of its name")
     p.add_argument("--beside", default="", help="what else the machine does during them, for the table")
     arguments = p.parse_args()
     commit()
     LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.only, arguments.beside))
+    SECTIONS["quality"] = ("Quality", lambda: quality(arguments.only, arguments.fp32))
     for name in arguments.names or SECTIONS:
         if name == "quality" and not DATA.is_dir():
             print(f"results: {DATA} is missing: the section {name!r} stays as it is", file=sys.stderr)
