@@ -28,6 +28,7 @@ class Data(Strict):
     role: Literal["auto", "voice", "accompaniment"] = Field(default="auto", description="for folders of single recordings")
     split: Literal["auto", "train", "validation"] = "auto"
     list: str | None = Field(default=None, description="text file in the folder: one recording's name a line")
+    only: tuple[str, ...] = Field(default=(), description="patterns of the names to take; none: all")
     exclude: tuple[str, ...] = Field(default=(), description="patterns of names to leave out")
     weight: float = Field(default=1.0, gt=0, description="how often it is drawn from, relative to the others")
     start: float = Field(default=0.0, ge=0, description="s: what lies before is left out")
@@ -60,6 +61,13 @@ class Augment(Strict):
     high_pass_hz: Range = (40.0, 400.0)
     noise: float = Field(default=0.25, ge=0, le=1, description="probability of white noise in the accompaniment")
     noise_db: Range = (-80.0, -35.0)
+    several: float = Field(default=0.0, ge=0, lt=1, description="probability that one voice more joins; then again")
+    several_db: Range = (-12.0, 0.0)
+    formants: float = Field(default=0.0, ge=0, le=1, description="probability that a voice's formants move, not its pitch")
+    formant_ratio: Range = (0.85, 1.18)
+    room: float = Field(default=0.0, ge=0, le=1, description="probability of a room, of each stem by itself")
+    room_seconds: Range = Field(default=(0.2, 1.2), description="reverberation times, RT60")
+    room_db: Range = Field(default=(-18.0, -3.0), description="energy of the reverberation to that of the direct sound")
     silent_voice: float = Field(default=0.04, ge=0, le=1)
     silent_accompaniment: float = Field(default=0.02, ge=0, le=1)
 

@@ -125,12 +125,16 @@ def split(table: Data, folder: Path) -> dict[str, list[Files]]:
     """Files of the data set for "train" and "validation", as the table, the lists in the folder, or the paper say."""
 
     def kept(files: Sequence[Files]) -> list[Files]:
-        return [f for f in files if not any(fnmatch(f.name, pattern) for pattern in table.exclude)]
+        wanted = [f for f in files if not table.only or any(fnmatch(f.name, pattern) for pattern in table.only)]
+        return [f for f in wanted if not any(fnmatch(f.name, pattern) for pattern in table.exclude)]
 
     whole = scan(folder, table.role)
     found = kept(whole if table.list is None else _listed(whole, folder / table.list))
     if not found:
-        raise DataError(f"data set {table.path!r} is empty: exclude={list(table.exclude)} leaves nothing of {str(folder)!r}")
+        raise DataError(
+            f"data set {table.path!r} is empty: only={list(table.only)}, exclude={list(table.exclude)} leave nothing of "
+            f"{str(folder)!r}"
+        )
     if table.split != "auto":
         parts: dict[str, list[Files]] = {"train": [], "validation": []}
         parts[table.split] = found

@@ -2,8 +2,8 @@
 how well the network hears other voices: random pairs, places, speeds, gains, equalisers and band limits.
 
 Step t's draw depends on (seed, t) alone: the loader has no state to save, and any step can be made again. Choices and
-copies are made here in NumPy; filtering is done by `apply` on the training device, as one product of long spectra (the
-filters are zero-phase and circular, as is the cut: see `_cut`).
+copies are made here in NumPy; `apply` filters on the training device, as one product of long spectra (circular, as is the
+cut: see `_cut`), after `voices.move_formants` gave some voices another mouth.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from .config import Augment
 from .datasets import DataSet, Recording, Signal
+from .room import impulse_response
+from .voices import move_formants
 
 KNOTS = 10  # of a random equaliser, evenly spaced on a logarithmic axis from 60 Hz up
 CURVE = 513  # points of a filter curve, 0 to half the rate
@@ -32,17 +34,25 @@ class Batch:
 
     stems: Tensor  # (streams, 2, samples): voice, accompaniment
     curves: Tensor  # (streams, 2, CURVE): gain, linear
+    formants: Tensor  # (streams,): where the voice's formants go, times where they are; 1 leaves it alone
+    rooms: Tensor  # (streams, 2, taps): impulse responses; no taps: no rooms
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        return Batch(self.stems.to(device, non_blocking=True), self.curves.to(device, non_blocking=True))
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.stems, self.curves, self.formants, self.rooms)))
 
 
 def apply(batch: Batch) -> Tensor:
     """Filtered stems `[shape=(streams, 2, samples)]`."""
     samples = batch.stems.shape[-1]
-    gain = functional.interpolate(batch.curves, samples // 2 + 1, mode="linear", align_corners=True)
-    return torch.fft.irfft(torch.fft.rfft(batch.stems) * gain, samples)
+    stems, moved = batch.stems, batch.formants != 1
+    if moved.any():
+        stems = stems.clone()
+        stems[moved, 0] = move_formants(stems[moved, 0], batch.formants[moved])
+    spectrum = torch.fft.rfft(stems) * functional.interpolate(batch.curves, samples // 2 + 1, mode="linear", align_corners=True)
+    if batch.rooms.shape[-1]:
+        spectrum = spectrum * torch.fft.rfft(batch.rooms, samples)
+    return torch.fft.irfft(spectrum, samples)
 
 
 class Mixer:
@@ -69,7 +79,8 @@ class Mixer:
         rng = np.random.default_rng((self.seed, step))
         stems = np.stack([self._stems(rng) for _ in range(streams)])
         curves = np.stack([self._curves(rng) for _ in range(streams)])
-        return Batch(torch.from_numpy(stems), torch.from_numpy(curves))
+        formants, rooms = self._formants(rng, streams), self._rooms(rng, streams)
+        return Batch(*map(torch.from_numpy, (stems, curves, formants, rooms)))
 
     def _stems(self, rng: np.random.Generator) -> Signal:
         """Voice and accompaniment `[shape=(2, samples)]`, levelled, before filtering."""
@@ -85,6 +96,8 @@ class Mixer:
                 self._cut(pool.draw(rng), role, int(rng.integers(len(a.speeds))), rng.random())
                 for role, pool in (("voice", self.voices), ("accompaniment", self.accompaniments))
             )
+        if a.several:  # nothing is drawn where it is off: runs made before there was such a key stay what they were
+            voice = self._joined(rng, voice)
         if rng.random() < a.noise:
             level = 10 ** (rng.uniform(*a.noise_db) / 20)
             accompaniment = accompaniment + np.float32(level) * rng.standard_normal(self.samples, np.float32)
@@ -93,6 +106,36 @@ class Mixer:
         voice_gain = 0.0 if silent < a.silent_voice else 10 ** ((gain + balance / 2) / 20)
         other_gain = 0.0 if silent > 1 - a.silent_accompaniment else 10 ** ((gain - balance / 2) / 20)
         return np.stack([voice * np.float32(voice_gain), accompaniment * np.float32(other_gain)])
+
+    def _joined(self, rng: np.random.Generator, voice: Signal) -> Signal:
+        """The voice with others: backing vocals, a duet, a choir; at the level of one."""
+        energy = 1.0
+        while rng.random() < self.augment.several:
+            gain = 10 ** (rng.uniform(*self.augment.several_db) / 20)
+            other = self._cut(self.voices.draw(rng), "voice", int(rng.integers(len(self.augment.speeds))), rng.random())
+            voice, energy = voice + np.float32(gain) * other, energy + gain**2
+        return voice / np.float32(np.sqrt(energy))
+
+    def _formants(self, rng: np.random.Generator, streams: int) -> Signal:
+        """Ratios `[shape=(streams,)]` for `move_formants`, evenly drawn in octaves; 1 where they stay."""
+        a = self.augment
+        if not a.formants:
+            return np.ones(streams, np.float32)
+        ratios = np.exp(rng.uniform(*np.log(a.formant_ratio), streams))
+        return np.where(rng.random(streams) < a.formants, ratios, 1).astype(np.float32)
+
+    def _rooms(self, rng: np.random.Generator, streams: int) -> Signal:
+        """Impulse responses `[shape=(streams, 2, taps)]`: rooms, and none at all (a one and zeros)."""
+        a = self.augment
+        if not a.room:
+            return np.zeros((streams, 2, 0), np.float32)
+        taps = min(self.samples, round(a.room_seconds[1] * self.rate))
+        rooms = np.zeros((streams, 2, taps), np.float32)
+        rooms[..., 0] = 1
+        for place in np.ndindex(streams, 2):
+            if rng.random() < a.room:
+                rooms[place] = impulse_response(rng, taps, rng.uniform(*a.room_seconds), rng.uniform(*a.room_db), self.rate)
+        return rooms
 
     def _cut(self, recording: Recording, role: str, speed: int, start: float) -> Signal:
         """`samples` samples from relative place `start` on; a recording that ends starts again (a circular shift)."""

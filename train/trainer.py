@@ -249,7 +249,8 @@ class Trainer:
         CheckpointError
             the checkpoint's configuration differs from this run's in more than the budget.
         """
-        mine, theirs = self.config.model_dump(mode="json"), content["config"]
+        mine = self.config.model_dump(mode="json")
+        theirs = checkpoint.config_of(content).model_dump(mode="json")  # keys that it is older than: as if not there
         for key in mine:
             if key != "epochs" and mine[key] != theirs.get(key):
                 raise checkpoint.CheckpointError(
