@@ -16,13 +16,14 @@ from click.testing import CliRunner
 from train import checkpoint, config, curve, datasets, loss, mixing
 from train.__main__ import main
 from train.model import MaskLSTM
+from train.parallel import Group
 from train.stft import Transform
 from train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 MIR1K = Path(__file__).parents[2] / "shared/data/mir1k"
 RATE = 16_000
-CPU = torch.device("cpu")
+ALONE = Group(torch.device("cpu"))
 
 needs_mir1k = pytest.mark.skipif(not MIR1K.is_dir(), reason=f"{MIR1K} is missing: it is not part of the repository")
 
@@ -70,7 +71,7 @@ def tiny(**changes) -> config.Config:
 def trainer(folder: Path, out: Path, **changes) -> Trainer:
     settings = tiny(**changes)
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(settings, *datasets.load((), [folder], RATE), out, CPU)
+    return Trainer(settings, *datasets.load((), [folder], RATE), out, ALONE)
 
 
 def run(t: Trainer, steps: int | None = None) -> bool:
@@ -315,15 +316,15 @@ def mixer(stems: Path, **changes) -> mixing.Mixer:
 
 def test_a_step_draws_the_same_mixtures_whenever_it_is_made(stems):
     one, other = mixer(stems), mixer(stems)
-    other.batch(3, 2)
-    for a, b in zip(vars(one.batch(7, 2)).values(), vars(other.batch(7, 2)).values(), strict=True):
+    other.batch(3, range(2))
+    for a, b in zip(vars(one.batch(7, range(2))).values(), vars(other.batch(7, range(2))).values(), strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(one.batch(7, 2).stems, one.batch(8, 2).stems)
+    assert not torch.equal(one.batch(7, range(2)).stems, one.batch(8, range(2)).stems)
 
 
 def test_balance_stays_in_its_range(stems):
     plain = {"stem_eq_db": 0, "mix_eq_db": 0, "low_pass": 0, "high_pass": 0, "noise": 0, "speeds": (1.0,)}
-    batch = mixer(stems, silent_voice=0, silent_accompaniment=0, **plain).batch(0, 200)
+    batch = mixer(stems, silent_voice=0, silent_accompaniment=0, **plain).batch(0, range(200))
     rms = batch.stems.square().mean(-1).sqrt()
     balance = 20 * torch.log10(rms[:, 0] / rms[:, 1])
     assert float(balance.abs().max()) < 6 + 3  # a cut of one second may be louder or softer than its recording
@@ -333,7 +334,7 @@ def test_balance_stays_in_its_range(stems):
 
 def test_low_pass_empties_the_top_and_keeps_the_rest(stems):
     changes = {"low_pass": 1, "low_pass_hz": (4000, 4000), "noise": 1, "noise_db": (-20, -20), "stem_eq_db": 0, "mix_eq_db": 0}
-    batch = mixer(stems, high_pass=0, **changes).batch(0, 40)
+    batch = mixer(stems, high_pass=0, **changes).batch(0, range(40))
     power = torch.fft.rfft(mixing.apply(batch)).abs().square()[:, 1]  # the noise is in the accompaniment
     before = torch.fft.rfft(batch.stems).abs().square()[:, 1]
     hertz = torch.linspace(0, RATE / 2, power.shape[-1])
@@ -346,7 +347,7 @@ def test_low_pass_empties_the_top_and_keeps_the_rest(stems):
 
 
 def test_silent_stems_happen(stems):
-    batch = mixer(stems, silent_voice=0.5, silent_accompaniment=0.5).batch(0, 40)
+    batch = mixer(stems, silent_voice=0.5, silent_accompaniment=0.5).batch(0, range(40))
     silent = batch.stems.square().sum(-1) == 0
     assert silent.any(0).all()
     assert not silent.all(1).any()
@@ -400,7 +401,7 @@ def test_real_voices_come_out(tmp_path):
     held = table | {"split": "validation"}
     settings = tiny(steps_per_epoch=25, epochs=2, dropout=0.0)
     data = datasets.load([config.Data(**table), config.Data(**held)], [MIR1K.parent], RATE)
-    t = Trainer(settings, *data, tmp_path, CPU)
+    t = Trainer(settings, *data, tmp_path, ALONE)
     run(t)
     assert t.report.rows[-1]["loss"] < t.report.rows[0]["loss"]
     assert t.report.rows[-1]["nsdr_vocals"] > 1

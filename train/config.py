@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,6 +91,7 @@ class Config(Strict):
 
     loss: Literal["discriminative", "sdr"] = "discriminative"
     gamma: float = Field(default=0.5, ge=0, lt=1, description="weight of the discriminative term")
+    spectral: float = Field(default=0.0, ge=0, description="weight of the multi-resolution spectral loss beside it")
 
     seed: int = 0
     epochs: int = Field(default=100, gt=0)
@@ -135,8 +137,8 @@ def shipped() -> list[str]:
     return sorted(p.stem for p in CONFIGS.glob("*.toml"))
 
 
-def load(config: str) -> Config:
-    """The configuration called `config` (a shipped name) or stored at `config` (a path).
+def load(config: str, changes: Sequence[str] = ()) -> Config:
+    """The configuration called `config` (a shipped name) or stored at `config` (a path), with `changes` like "gamma=0.05".
 
     Raises
     ------
@@ -144,7 +146,20 @@ def load(config: str) -> Config:
         no such name or file, not TOML, an unknown key, or a value out of range.
     """
     path = CONFIGS / f"{config}.toml" if config in shipped() else Path(config)
-    return validate(_read(path), path.name)
+    table = _read(path)
+    for change in changes:
+        table = _changed(table, change)
+    return validate(table, path.name)
+
+
+def _changed(table: dict[str, Any], change: str) -> dict[str, Any]:
+    """`table` with the line of TOML `change` over it; "augment.room=0.5" changes one key of the table `augment`."""
+    try:
+        new = tomllib.loads(change)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"change {change!r} is not TOML: expected key=value, as in gamma=0.05 ({error})") from error
+    inner = {key: table[key] | value for key, value in new.items() if isinstance(value, dict) and key in table}
+    return table | new | inner
 
 
 def _read(path: Path) -> dict[str, Any]:
