@@ -488,16 +488,18 @@ def test_checkpoints_name_data_but_no_place(stems, tmp_path):
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: object) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "train", *map(str, arguments)]
+def command(*arguments: object, launcher: tuple[str, ...] = ("train",)) -> subprocess.Popen:
+    """`python -m train ARGUMENTS`, or by another module; recordings are kept beside the run."""
+    kept = str(arguments[arguments.index("--out") + 1]) + "-cache"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "XDG_CACHE_HOME": kept}
+    line = [sys.executable, "-m", *launcher, *map(str, arguments), "--device", "cpu"]
     return subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
 def test_interrupt_saves_and_resume_goes_on(stems, tmp_path):
     small = tmp_path / "small.toml"
     small.write_text('extends = "tiny"\nhidden = 16\nbatch = 2\nsteps_per_epoch = 5\nepochs = 100000\n')
-    process = command(small, "--data", stems, "--out", tmp_path / "run", "--device", "cpu")
+    process = command(small, "--data", stems, "--out", tmp_path / "run")
     lines = [process.stdout.readline() for _ in range(2)]
     assert "epoch    1" in lines[1]
     process.send_signal(signal.SIGINT)

@@ -46,7 +46,7 @@ class Cache:
         for path in self.place.glob(f"{key}.*.npy"):
             try:
                 signals = np.load(path, mmap_mode="r")
-            except (OSError, ValueError):
+            except (OSError, ValueError, EOFError):
                 continue
             self.hits += 1
             return dict(zip(path.name.split(".")[1].split("-"), signals, strict=True))

@@ -21,7 +21,7 @@ def impulse_response(rng: np.random.Generator, taps: int, rt60: float, db: float
 
     Parameters
     ----------
-    rt60 : s, in which the reverberation falls by 60 dB below CROSSOVER_HZ; half of it above
+    rt60 : s, in which the reverberation falls by 60 dB below CROSSOVER_HZ; far above it, in half as long
     db : energy of the reverberation to that of the direct sound
     rate : Hz
     """
