@@ -251,7 +251,7 @@ def test_tables_choose_role_list_part_and_exceptions(tmp_path, stems):
     tables = (
         config.Data(path="speech", role="voice", list="some.txt"),
         config.Data(path=stems.name, exclude=("song3",), split="train", start=1.0, stop=3.0),
-        config.Data(path=stems.name, exclude=("song[012]",), split="validation"),
+        config.Data(path=stems.name, only=("song[03]",), exclude=("song0",), split="validation"),
     )
     training, held = datasets.load(tables, [tmp_path, stems.parent], RATE)
     assert [r.name for r in training[0].recordings] == ["one", "two"]
@@ -433,7 +433,12 @@ def test_a_run_can_begin_with_anothers_weights(stems, tmp_path):
     for name, weight in second.model.state_dict().items():
         assert torch.equal(weight, first.ema.state_dict()[name]), name
     run(second, 1)
-    assert second.content()["init"]["steps"] == 3
+    second.save("last.pt")
+    third = trainer(stems, tmp_path / "d", seed=2)
+    third.begin_with(checkpoint.load(tmp_path / "b" / "last.pt"))
+    made_of = third.content()["init"]  # all that came before, for the model's card
+    assert (made_of["steps"], made_of["init"]["steps"], made_of["init"]["init"]) == (1, 3, None)
+    assert "core" in made_of["machine"]
     third = trainer(stems, tmp_path / "c", hidden=8)
     with pytest.raises(checkpoint.CheckpointError, match="does not fit: expected layers=2, hidden=8"):
         third.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
@@ -453,6 +458,26 @@ def test_resuming_another_run_is_refused(stems, tmp_path):
     run(trainer(stems, tmp_path), 1)
     with pytest.raises(checkpoint.CheckpointError, match=r"hidden=24, the configuration 25: resume with"):
         trainer(stems, tmp_path, hidden=25).restore(checkpoint.load(tmp_path / "last.pt"))
+
+
+def test_a_run_from_before_a_key_existed_goes_on(stems, tmp_path):
+    run(trainer(stems, tmp_path), 2)
+    content = checkpoint.load(tmp_path / "last.pt")
+    del content["config"]["spectral"], content["config"]["augment"]["room"]
+    t = trainer(stems, tmp_path)
+    t.restore(content)
+    assert t.step == 2
+    with pytest.raises(checkpoint.CheckpointError, match=r"spectral=0.0, the configuration 0.5"):
+        trainer(stems, tmp_path, spectral=0.5).restore(content)
+
+
+def test_the_log_says_what_the_loader_costs(stems, tmp_path):
+    told: list[str] = []
+    t = trainer(stems, tmp_path, spectral=0.5)
+    t.run(stop=lambda: False, tick=lambda: None, tell=told.append)
+    assert all("waiting" in line and "loading" in line for line in told)
+    rows = curve.read(tmp_path / "metrics.csv")
+    assert all(0 <= row["waiting"] <= 1 and row["loading"] > 0 for row in rows)
 
 
 def test_a_checkpoint_is_whole_or_the_last_one(tmp_path):
