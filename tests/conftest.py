@@ -22,6 +22,7 @@ from tests import graphs  # noqa: E402
 
 pytest.register_assert_rewrite("tests.osc_client")
 from tests.osc_client import client, connect, daemon, parts, separator, server, status, tap  # noqa: E402, F401
+from tests.training import short_songs  # noqa: E402, F401
 
 DATA = ROOT.parent / "shared" / "data"
 

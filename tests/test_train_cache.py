@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.test_train import RATE, music, stems, voice  # noqa: F401 (a fixture)
+from tests.training import RATE, music, voice
 from train import datasets
 from train.cache import Cache
 
@@ -17,7 +17,7 @@ def signals(loaded):
     return [np.array(x) for r in recordings for x in (r.voice, r.accompaniment)]
 
 
-def test_a_second_start_decodes_nothing_and_hears_the_same(stems, tmp_path, monkeypatch):  # noqa: F811
+def test_a_second_start_decodes_nothing_and_hears_the_same(stems, tmp_path, monkeypatch):
     plain = signals(datasets.load((), [stems], RATE))
     first = signals(datasets.load((), [stems], RATE, Cache(tmp_path)))
 
@@ -51,7 +51,7 @@ def test_a_file_that_changed_is_read_again(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY\x01\x00 cut"])
-def test_damaged_entries_are_made_again(stems, tmp_path, damage):  # noqa: F811
+def test_damaged_entries_are_made_again(stems, tmp_path, damage):
     first = signals(datasets.load((), [stems], RATE, Cache(tmp_path)))
     for path in tmp_path.glob("*.npy"):
         path.write_bytes(damage)

@@ -1,19 +1,67 @@
 """Mixtures: what makes few voices many, and who makes them in time."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.test_train import RATE, mixer, stems  # noqa: F401 (a fixture)
-from train import loss, mixing
+from tests.training import RATE
+from train import config, datasets, loss, mixing
 from train.loader import Loader
 from train.room import impulse_response
 from train.stft import Transform
 from train.voices import move_formants
 
 PLAIN = {"stem_eq_db": 0, "mix_eq_db": 0, "low_pass": 0, "high_pass": 0, "noise": 0, "gain_db": (0, 0), "balance_db": (0, 0)}
+
+
+def mixer(stems: Path, **changes) -> mixing.Mixer:
+    training, _ = datasets.load((), [stems], RATE)
+    return mixing.Mixer(training, config.Augment(**changes), RATE, RATE, seed=5)
+
+
+def test_a_step_draws_the_same_mixtures_whenever_it_is_made(stems):
+    one, other = mixer(stems), mixer(stems)
+    other.batch(3, range(2))
+    for a, b in zip(vars(one.batch(7, range(2))).values(), vars(other.batch(7, range(2))).values(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(one.batch(7, range(2)).stems, one.batch(8, range(2)).stems)
+
+
+def test_balance_stays_in_its_range(stems):
+    plain = {"stem_eq_db": 0, "mix_eq_db": 0, "low_pass": 0, "high_pass": 0, "noise": 0, "speeds": (1.0,)}
+    batch = mixer(stems, silent_voice=0, silent_accompaniment=0, **plain).batch(0, range(200))
+    rms = batch.stems.square().mean(-1).sqrt()
+    balance = 20 * torch.log10(rms[:, 0] / rms[:, 1])
+    assert float(balance.abs().max()) < 6 + 3  # a cut of one second may be louder or softer than its recording
+    assert float(balance.max() - balance.min()) > 8
+    torch.testing.assert_close(mixing.apply(batch), batch.stems, atol=1e-5, rtol=0)
+
+
+def test_low_pass_empties_the_top_and_keeps_the_rest(stems):
+    changes = {"low_pass": 1, "low_pass_hz": (4000, 4000), "noise": 1, "noise_db": (-20, -20), "stem_eq_db": 0, "mix_eq_db": 0}
+    batch = mixer(stems, high_pass=0, **changes).batch(0, range(40))
+    power = torch.fft.rfft(mixing.apply(batch)).abs().square()[:, 1]  # the noise is in the accompaniment
+    before = torch.fft.rfft(batch.stems).abs().square()[:, 1]
+    hertz = torch.linspace(0, RATE / 2, power.shape[-1])
+    low, top = hertz < 3900, hertz > 7900
+    heard = before.sum(-1) > 0
+    torch.testing.assert_close(power[heard][:, low].sum(-1), before[heard][:, low].sum(-1), rtol=0.01, atol=0)
+    loss_db = 10 * torch.log10(before[heard][:, top].sum(-1) / power[heard][:, top].sum(-1))
+    assert float(loss_db.min()) > 11  # one octave of the gentlest slope, 12 dB
+    assert float(loss_db.max()) > 90
+
+
+def test_silent_stems_happen(stems):
+    batch = mixer(stems, silent_voice=0.5, silent_accompaniment=0.5).batch(0, range(40))
+    silent = batch.stems.square().sum(-1) == 0
+    assert silent.any(0).all()
+    assert not silent.all(1).any()
+
+
+# --- other voices, other rooms -----------------------------------------------------------------------------------------
 
 
 def vowel(pitch: float, formant: float) -> torch.Tensor:
@@ -68,7 +116,7 @@ def test_a_room_rings_as_long_and_as_loud_as_it_was_asked_to(rt60, db):
     assert 0.4 < seconds(np.fft.irfft(tail * high)) / rt60 < 0.75
 
 
-def test_rooms_are_heard_in_the_stems_they_were_drawn_for(stems):  # noqa: F811
+def test_rooms_are_heard_in_the_stems_they_were_drawn_for(stems):
     batch = mixer(stems, room=0.5, **PLAIN).batch(0, range(40))
     dry = batch.rooms[..., 1:].square().sum(-1) == 0
     assert 0.2 < dry.float().mean() < 0.8
@@ -82,7 +130,7 @@ def test_rooms_are_heard_in_the_stems_they_were_drawn_for(stems):  # noqa: F811
     assert float(error) < 1e-8
 
 
-def test_more_voices_join_as_often_as_they_should_and_are_no_louder(stems):  # noqa: F811
+def test_more_voices_join_as_often_as_they_should_and_are_no_louder(stems):
     alone, joined = (mixer(stems, several=p, coherent=0, silent_voice=0, **PLAIN).batch(0, range(200)) for p in (0.0, 0.5))
     same = (alone.stems[:, 0] == joined.stems[:, 0]).all(-1)
     assert 0.4 < same.float().mean() < 0.6  # what is drawn after a "no" is drawn as if nobody could join
@@ -90,14 +138,14 @@ def test_more_voices_join_as_often_as_they_should_and_are_no_louder(stems):  # n
     assert float(levels.abs().mean()) < 2
 
 
-def test_every_process_makes_its_rows_of_the_same_batch(stems):  # noqa: F811
+def test_every_process_makes_its_rows_of_the_same_batch(stems):
     one = mixer(stems, several=0.3, formants=0.5, room=0.5)
     whole, halves = one.batch(4, range(6)), [one.batch(4, range(3)), one.batch(4, range(3, 6))]
     for name, value in vars(whole).items():
         assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
 
 
-def test_playing_faster_is_shorter_and_higher(stems):  # noqa: F811
+def test_playing_faster_is_shorter_and_higher(stems):
     made = mixer(stems, speeds=(1.0, 1.25))
     recording = made.voices.recordings[0]
     slow, fast = (made._cut(recording, "voice", speed, 0.25) for speed in (0, 1))
@@ -152,7 +200,7 @@ def energy(mask, mixture, sources, transform):
 # --- loader -----------------------------------------------------------------------------------------------------------
 
 
-def test_batches_come_in_order_and_are_made_side_by_side(stems):  # noqa: F811
+def test_batches_come_in_order_and_are_made_side_by_side(stems):
     made, pair = mixer(stems), threading.Barrier(2)
 
     def make(step):
@@ -168,7 +216,7 @@ def test_batches_come_in_order_and_are_made_side_by_side(stems):  # noqa: F811
     assert shares["loading"] > 0
 
 
-def test_what_goes_wrong_in_a_loader_is_heard(stems):  # noqa: F811
+def test_what_goes_wrong_in_a_loader_is_heard(stems):
     def make(step):
         raise ValueError("no such recording")
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from tests.test_train import command, stems  # noqa: F401 (a fixture)
+from tests.training import command
 from train import checkpoint
 
 SMALL = 'extends = "tiny"\nhidden = 16\nbatch = 4\nseconds = 1.024\nsteps_per_epoch = 5\nema = 0.5\n'
@@ -20,7 +20,7 @@ def finished(process) -> str:
     return out
 
 
-def test_gradients_of_two_processes_are_those_of_one(stems, tmp_path):  # noqa: F811
+def test_gradients_of_two_processes_are_those_of_one(stems, tmp_path):
     config = tmp_path / "exact.toml"
     config.write_text(SMALL + EXACT + "epochs = 1\nwarm_up = 0\n")
     outs = {}
@@ -42,7 +42,7 @@ def test_gradients_of_two_processes_are_those_of_one(stems, tmp_path):  # noqa: 
         assert a.shape[1] == 4
 
 
-def test_two_processes_stop_together_and_go_on_bit_by_bit(stems, tmp_path):  # noqa: F811
+def test_two_processes_stop_together_and_go_on_bit_by_bit(stems, tmp_path):
     config = tmp_path / "small.toml"
     config.write_text(SMALL + "epochs = 20\n")
     finished(command(config, "--data", stems, "--out", tmp_path / "straight", launcher=TORCHRUN))
@@ -66,7 +66,7 @@ def test_two_processes_stop_together_and_go_on_bit_by_bit(stems, tmp_path):  # n
             assert torch.equal(weight, ends[1][part][name]), f"{part}: {name}"
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_by_name(stems, tmp_path):  # noqa: F811
+def test_a_batch_that_cannot_be_shared_is_refused_by_name(stems, tmp_path):
     process = command("tiny", "--data", stems, "--out", tmp_path, "--set", "batch=3", launcher=TORCHRUN)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import streamsep.demo
 import streamsep.model
-from tests.test_train import RATE, command, music, stems, voice  # noqa: F401 (a fixture)
+from tests.training import RATE, command, music
 from train import card, checkpoint, config, recipe, screen
 from train import music as packages
 
@@ -46,7 +46,7 @@ def test_latencies_are_those_of_the_names():
 
 
 @pytest.fixture
-def kitchen(stems, tmp_path):  # noqa: F811
+def kitchen(stems, tmp_path):
     """The arguments that cook a recipe of two stages."""
     (tmp_path / "first.toml").write_text('extends = "tiny"\nname = "soup"\nepochs = 1\nlicence = "CC0-1.0"\n')
     (tmp_path / "second.toml").write_text('extends = "first.toml"\nseed = 1\nepochs = 50\n')

@@ -1,4 +1,5 @@
 """Recordings decoded and resampled once: a second start maps them from the disk, and processes on one machine share the pages.
+Features cannot be kept: no mixture is heard twice.
 
 One `.npy` a recording, float32 `[shape=(roles, samples)]`, about 4 MB a minute and role at 16 kHz. Its name is a digest of what
 it was made from: place, size and time of change of each file, the cut, the rate, FORM. A file that changes gets another name;
