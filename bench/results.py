@@ -18,10 +18,10 @@ Sections whose recordings are missing (see bench/quality.py) stay as they are to
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gpu  # type: ignore[import-not-found]  # beside this file
@@ -80,7 +80,7 @@ def quality(only: list[str], fp32: list[str]) -> str:
 
     `fp32`: files of the same networks in 32 bits, by which the models' 8 bits are judged.
     """
-    sheets = dict(ruler.sheets(_section("quality")))
+    sheets = dict(ruler.sheets(page.section("quality")))
     beside = {model.load(path).contract.name: Path(path).resolve() for path in fp32}
     for name in only or model.shipped():
         options = ["--beside", beside[name]] if name in beside else []

@@ -1,6 +1,7 @@
 """Fixtures shared by the rooms' tests."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -23,14 +24,14 @@ from tests import graphs  # noqa: E402
 pytest.register_assert_rewrite("tests.osc_client")
 from tests.osc_client import client, connect, daemon, parts, separator, server, status, tap  # noqa: E402, F401
 from tests.separable import clips, separable, separable_song, splitter  # noqa: E402, F401
+from tests.training import short_songs  # noqa: E402, F401
 
 DATA = ROOT.parent / "shared" / "data"
 
-
 # Side by side with anything else, but never with each other: they play in real time, or own what a machine has one of.
-REAL_TIME = """cli_view daemon device devicenames examples jack jackdevice live loopback monitor monitor_page osc_audio osc_daemon
-osc_feedback osc_query osc_tcp osc_weather oscinput pipewire plugin plugin_hosts plugin_pipewire readme recorder roundtrip
-streams""".split()
+REAL_TIME = re.compile(
+    "cli_view|daemon|device|examples|jack|live|loopback|monitor|osc|pipewire|plugin|pulse|readme|rec|round|streams"
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,7 +39,7 @@ def pytest_collection_modifyitems(items):
     """For `pytest -n 2 --dist loadgroup`: a file's tests stay together, which share what its fixtures made."""
     for item in items:
         room = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("real time" if room in REAL_TIME else room))
+        item.add_marker(pytest.mark.xdist_group("real time" if REAL_TIME.match(room) else room))
 
 
 def need(condition: object, what: str) -> None:

@@ -1,10 +1,7 @@
 """The training room: data sets, mixtures, network, losses, and a run that can be stopped anywhere."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +10,16 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
-from train import checkpoint, config, curve, datasets, loss, mixing
+from tests.training import RATE, ROOT, command, music, voice
+from train import checkpoint, config, curve, datasets, loss
 from train.__main__ import main
 from train.model import MaskLSTM
+from train.parallel import Group
 from train.stft import Transform
 from train.trainer import Trainer
 
-ROOT = Path(__file__).parents[1]
 MIR1K = Path(__file__).parents[2] / "shared/data/mir1k"
-RATE = 16_000
-CPU = torch.device("cpu")
+ALONE = Group(torch.device("cpu"))
 
 needs_mir1k = pytest.mark.skipif(not MIR1K.is_dir(), reason=f"{MIR1K} is missing: it is not part of the repository")
 
@@ -36,32 +33,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def voice(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """A gliding harmonic tone with a tremolo [shape=(samples,)]: sings, if badly."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(seconds * rate)) / rate
-    phase = 2 * np.pi * np.cumsum(300 * 2 ** (0.5 * np.sin(2 * np.pi * rng.uniform(0.3, 0.7) * t))) / rate
-    return 0.1 * sum(np.sin(k * phase) / k for k in range(1, 9)) * (1 + 0.5 * np.sin(30 * t))
-
-
-def music(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """Decaying noise, twice a second, and a steady low chord [shape=(samples,)]."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(seconds * rate)) / rate
-    beats = rng.standard_normal(len(t)) * np.exp(-15 * (t * 2 % 1))
-    return 0.1 * beats + 0.05 * sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(80, 240, 3))
-
-
-@pytest.fixture(scope="module")
-def stems(tmp_path_factory) -> Path:
-    """Four short songs, flat."""
-    folder = tmp_path_factory.mktemp("songs")
-    for i in range(4):
-        soundfile.write(folder / f"song{i}.vocals.wav", voice(5, seed=i), RATE)
-        soundfile.write(folder / f"song{i}.accompaniment.wav", music(5, seed=i), RATE)
-    return folder
-
-
 def tiny(**changes) -> config.Config:
     small = {"hidden": 24, "epochs": 2, "steps_per_epoch": 6, "batch": 3, "seconds": 1.024, "dropout": 0.2}
     return config.load("tiny").model_copy(update=small | changes)
@@ -70,7 +41,7 @@ def tiny(**changes) -> config.Config:
 def trainer(folder: Path, out: Path, **changes) -> Trainer:
     settings = tiny(**changes)
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(settings, *datasets.load((), [folder], RATE), out, CPU)
+    return Trainer(settings, *datasets.load((), [folder], RATE), out, ALONE)
 
 
 def run(t: Trainer, steps: int | None = None) -> bool:
@@ -250,7 +221,7 @@ def test_tables_choose_role_list_part_and_exceptions(tmp_path, stems):
     tables = (
         config.Data(path="speech", role="voice", list="some.txt"),
         config.Data(path=stems.name, exclude=("song3",), split="train", start=1.0, stop=3.0),
-        config.Data(path=stems.name, exclude=("song[012]",), split="validation"),
+        config.Data(path=stems.name, only=("song[03]",), exclude=("song0",), split="validation"),
     )
     training, held = datasets.load(tables, [tmp_path, stems.parent], RATE)
     assert [r.name for r in training[0].recordings] == ["one", "two"]
@@ -305,53 +276,6 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a[:n], b[:n])[0, 1])
 
 
-# --- mixtures ---------------------------------------------------------------------------------------------------------
-
-
-def mixer(stems: Path, **changes) -> mixing.Mixer:
-    training, _ = datasets.load((), [stems], RATE)
-    return mixing.Mixer(training, config.Augment(**changes), RATE, RATE, seed=5)
-
-
-def test_a_step_draws_the_same_mixtures_whenever_it_is_made(stems):
-    one, other = mixer(stems), mixer(stems)
-    other.batch(3, 2)
-    for a, b in zip(vars(one.batch(7, 2)).values(), vars(other.batch(7, 2)).values(), strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(one.batch(7, 2).stems, one.batch(8, 2).stems)
-
-
-def test_balance_stays_in_its_range(stems):
-    plain = {"stem_eq_db": 0, "mix_eq_db": 0, "low_pass": 0, "high_pass": 0, "noise": 0, "speeds": (1.0,)}
-    batch = mixer(stems, silent_voice=0, silent_accompaniment=0, **plain).batch(0, 200)
-    rms = batch.stems.square().mean(-1).sqrt()
-    balance = 20 * torch.log10(rms[:, 0] / rms[:, 1])
-    assert float(balance.abs().max()) < 6 + 3  # a cut of one second may be louder or softer than its recording
-    assert float(balance.max() - balance.min()) > 8
-    torch.testing.assert_close(mixing.apply(batch), batch.stems, atol=1e-5, rtol=0)
-
-
-def test_low_pass_empties_the_top_and_keeps_the_rest(stems):
-    changes = {"low_pass": 1, "low_pass_hz": (4000, 4000), "noise": 1, "noise_db": (-20, -20), "stem_eq_db": 0, "mix_eq_db": 0}
-    batch = mixer(stems, high_pass=0, **changes).batch(0, 40)
-    power = torch.fft.rfft(mixing.apply(batch)).abs().square()[:, 1]  # the noise is in the accompaniment
-    before = torch.fft.rfft(batch.stems).abs().square()[:, 1]
-    hertz = torch.linspace(0, RATE / 2, power.shape[-1])
-    low, top = hertz < 3900, hertz > 7900
-    heard = before.sum(-1) > 0
-    torch.testing.assert_close(power[heard][:, low].sum(-1), before[heard][:, low].sum(-1), rtol=0.01, atol=0)
-    loss_db = 10 * torch.log10(before[heard][:, top].sum(-1) / power[heard][:, top].sum(-1))
-    assert float(loss_db.min()) > 11  # one octave of the gentlest slope, 12 dB
-    assert float(loss_db.max()) > 90
-
-
-def test_silent_stems_happen(stems):
-    batch = mixer(stems, silent_voice=0.5, silent_accompaniment=0.5).batch(0, 40)
-    silent = batch.stems.square().sum(-1) == 0
-    assert silent.any(0).all()
-    assert not silent.all(1).any()
-
-
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
@@ -400,7 +324,7 @@ def test_real_voices_come_out(tmp_path):
     held = table | {"split": "validation"}
     settings = tiny(steps_per_epoch=25, epochs=2, dropout=0.0)
     data = datasets.load([config.Data(**table), config.Data(**held)], [MIR1K.parent], RATE)
-    t = Trainer(settings, *data, tmp_path, CPU)
+    t = Trainer(settings, *data, tmp_path, ALONE)
     run(t)
     assert t.report.rows[-1]["loss"] < t.report.rows[0]["loss"]
     assert t.report.rows[-1]["nsdr_vocals"] > 1
@@ -432,7 +356,12 @@ def test_a_run_can_begin_with_anothers_weights(stems, tmp_path):
     for name, weight in second.model.state_dict().items():
         assert torch.equal(weight, first.ema.state_dict()[name]), name
     run(second, 1)
-    assert second.content()["init"]["steps"] == 3
+    second.save("last.pt")
+    third = trainer(stems, tmp_path / "d", seed=2)
+    third.begin_with(checkpoint.load(tmp_path / "b" / "last.pt"))
+    made_of = third.content()["init"]  # all that came before, for the model's card
+    assert (made_of["steps"], made_of["init"]["steps"], made_of["init"]["init"]) == (1, 3, None)
+    assert "core" in made_of["machine"]
     third = trainer(stems, tmp_path / "c", hidden=8)
     with pytest.raises(checkpoint.CheckpointError, match="does not fit: expected layers=2, hidden=8"):
         third.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
@@ -452,6 +381,26 @@ def test_resuming_another_run_is_refused(stems, tmp_path):
     run(trainer(stems, tmp_path), 1)
     with pytest.raises(checkpoint.CheckpointError, match=r"hidden=24, the configuration 25: resume with"):
         trainer(stems, tmp_path, hidden=25).restore(checkpoint.load(tmp_path / "last.pt"))
+
+
+def test_a_run_from_before_a_key_existed_goes_on(stems, tmp_path):
+    run(trainer(stems, tmp_path), 2)
+    content = checkpoint.load(tmp_path / "last.pt")
+    del content["config"]["spectral"], content["config"]["augment"]["room"]
+    t = trainer(stems, tmp_path)
+    t.restore(content)
+    assert t.step == 2
+    with pytest.raises(checkpoint.CheckpointError, match=r"spectral=0.0, the configuration 0.5"):
+        trainer(stems, tmp_path, spectral=0.5).restore(content)
+
+
+def test_the_log_says_what_the_loader_costs(stems, tmp_path):
+    told: list[str] = []
+    t = trainer(stems, tmp_path, spectral=0.5)
+    t.run(stop=lambda: False, tick=lambda: None, tell=told.append)
+    assert all("waiting" in line and "loading" in line for line in told)
+    rows = curve.read(tmp_path / "metrics.csv")
+    assert all(0 <= row["waiting"] <= 1 and row["loading"] > 0 for row in rows)
 
 
 def test_a_checkpoint_is_whole_or_the_last_one(tmp_path):
@@ -487,16 +436,10 @@ def test_checkpoints_name_data_but_no_place(stems, tmp_path):
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: object) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "train", *map(str, arguments)]
-    return subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-
-
 def test_interrupt_saves_and_resume_goes_on(stems, tmp_path):
     small = tmp_path / "small.toml"
     small.write_text('extends = "tiny"\nhidden = 16\nbatch = 2\nsteps_per_epoch = 5\nepochs = 100000\n')
-    process = command(small, "--data", stems, "--out", tmp_path / "run", "--device", "cpu")
+    process = command(small, "--data", stems, "--out", tmp_path / "run")
     lines = [process.stdout.readline() for _ in range(2)]
     assert "epoch    1" in lines[1]
     process.send_signal(signal.SIGINT)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +75,3 @@ def trained(content: dict[str, Any]) -> MaskLSTM:
     model = network(config_of(content))
     model.load_state_dict(content["ema"])
     return model.eval()
-
-
-def commit() -> str:
-    """The checkout's git commit, with `+` if files differ from it, or "unknown" outside git."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

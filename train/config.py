@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ class Data(Strict):
     role: Literal["auto", "voice", "accompaniment"] = Field(default="auto", description="for folders of single recordings")
     split: Literal["auto", "train", "validation"] = "auto"
     list: str | None = Field(default=None, description="text file in the folder: one recording's name a line")
+    only: tuple[str, ...] = Field(default=(), description="patterns of the names to take; none: all")
     exclude: tuple[str, ...] = Field(default=(), description="patterns of names to leave out")
     weight: float = Field(default=1.0, gt=0, description="how often it is drawn from, relative to the others")
     start: float = Field(default=0.0, ge=0, description="s: what lies before is left out")
@@ -60,6 +62,13 @@ class Augment(Strict):
     high_pass_hz: Range = (40.0, 400.0)
     noise: float = Field(default=0.25, ge=0, le=1, description="probability of white noise in the accompaniment")
     noise_db: Range = (-80.0, -35.0)
+    several: float = Field(default=0.0, ge=0, lt=1, description="probability that one voice more joins; then again")
+    several_db: Range = (-12.0, 0.0)
+    formants: float = Field(default=0.0, ge=0, le=1, description="probability that a voice's formants move, not its pitch")
+    formant_ratio: Range = (0.85, 1.18)
+    room: float = Field(default=0.0, ge=0, le=1, description="probability of a room, of each stem by itself")
+    room_seconds: Range = Field(default=(0.2, 1.2), description="reverberation times, RT60")
+    room_db: Range = Field(default=(-18.0, -3.0), description="energy of the reverberation to that of the direct sound")
     silent_voice: float = Field(default=0.04, ge=0, le=1)
     silent_accompaniment: float = Field(default=0.02, ge=0, le=1)
 
@@ -82,6 +91,7 @@ class Config(Strict):
 
     loss: Literal["discriminative", "sdr"] = "discriminative"
     gamma: float = Field(default=0.5, ge=0, lt=1, description="weight of the discriminative term")
+    spectral: float = Field(default=0.0, ge=0, description="weight of the multi-resolution spectral loss beside it")
 
     seed: int = 0
     epochs: int = Field(default=100, gt=0)
@@ -127,8 +137,8 @@ def shipped() -> list[str]:
     return sorted(p.stem for p in CONFIGS.glob("*.toml"))
 
 
-def load(config: str) -> Config:
-    """The configuration called `config` (a shipped name) or stored at `config` (a path).
+def load(config: str, changes: Sequence[str] = ()) -> Config:
+    """The configuration called `config` (a shipped name) or stored at `config` (a path), with `changes` like "gamma=0.05".
 
     Raises
     ------
@@ -136,7 +146,20 @@ def load(config: str) -> Config:
         no such name or file, not TOML, an unknown key, or a value out of range.
     """
     path = CONFIGS / f"{config}.toml" if config in shipped() else Path(config)
-    return validate(_read(path), path.name)
+    table = _read(path)
+    for change in changes:
+        table = _changed(table, change)
+    return validate(table, path.name)
+
+
+def _changed(table: dict[str, Any], change: str) -> dict[str, Any]:
+    """`table` with the line of TOML `change` over it; "augment.room=0.5" changes one key of the table `augment`."""
+    try:
+        new = tomllib.loads(change)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"change {change!r} is not TOML: expected key=value, as in gamma=0.05 ({error})") from error
+    inner = {key: table[key] | value for key, value in new.items() if isinstance(value, dict) and key in table}
+    return table | new | inner
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from .cache import Cache
 from .config import Data
 
 AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
@@ -74,8 +75,10 @@ class DataSet:
     recordings: tuple[Recording, ...]
 
 
-def load(tables: Sequence[Data], roots: Sequence[Path], rate: int) -> tuple[list[DataSet], list[Recording]]:
-    """Training sets and validation recordings.
+def load(
+    tables: Sequence[Data], roots: Sequence[Path], rate: int, cache: Cache | None = None
+) -> tuple[list[DataSet], list[Recording]]:
+    """Training sets and validation recordings, from the cache where it has them.
 
     With tables, each one's `path` is looked for below the roots in turn; without, every root is a data set by itself.
 
@@ -85,14 +88,14 @@ def load(tables: Sequence[Data], roots: Sequence[Path], rate: int) -> tuple[list
         a folder is missing or holds nothing usable, or nothing is left for training or validation.
     """
     places = [(t, _find(t.path, roots)) for t in tables] or [(Data(path=r.resolve().name), r) for r in roots]
-    training, held = [], []
+    training, held, cache = [], [], cache or Cache(None)
     for table, folder in places:
         parts = split(table, folder)
-        stems = [read(files, rate, table.start, table.stop) for files in parts["train"]]
+        stems = [read(files, rate, table.start, table.stop, cache) for files in parts["train"]]
         training.append(
             DataSet(table.path, table.weight, tuple(r for r in stems if r.voice is not None or r.accompaniment is not None))
         )
-        held += [_excerpt(read(files, rate, table.start, table.stop), rate) for files in parts["validation"]]
+        held += [_excerpt(read(files, rate, table.start, table.stop, cache), rate) for files in parts["validation"]]
     for role in ("voice", "accompaniment"):
         if not any(getattr(r, role) is not None for d in training for r in d.recordings):
             raise DataError(f"no {role} to train on: give a folder that holds some with --data")
@@ -125,12 +128,16 @@ def split(table: Data, folder: Path) -> dict[str, list[Files]]:
     """Files of the data set for "train" and "validation", as the table, the lists in the folder, or the paper say."""
 
     def kept(files: Sequence[Files]) -> list[Files]:
-        return [f for f in files if not any(fnmatch(f.name, pattern) for pattern in table.exclude)]
+        wanted = [f for f in files if not table.only or any(fnmatch(f.name, pattern) for pattern in table.only)]
+        return [f for f in wanted if not any(fnmatch(f.name, pattern) for pattern in table.exclude)]
 
     whole = scan(folder, table.role)
     found = kept(whole if table.list is None else _listed(whole, folder / table.list))
     if not found:
-        raise DataError(f"data set {table.path!r} is empty: exclude={list(table.exclude)} leaves nothing of {str(folder)!r}")
+        raise DataError(
+            f"data set {table.path!r} is empty: only={list(table.only)}, exclude={list(table.exclude)} leave nothing of "
+            f"{str(folder)!r}"
+        )
     if table.split != "auto":
         parts: dict[str, list[Files]] = {"train": [], "validation": []}
         parts[table.split] = found
@@ -208,27 +215,40 @@ def _song_folders(folder: Path) -> list[Files]:
     return found
 
 
-def read(files: Files, rate: int, start: float = 0.0, stop: float | None = None) -> Recording:
-    """Stems of one recording at `rate` Hz, between `start` and `stop` seconds.
+def read(files: Files, rate: int, start: float = 0.0, stop: float | None = None, cache: Cache | None = None) -> Recording:
+    """Stems of one recording at `rate` Hz, between `start` and `stop` seconds; from the cache if it has them.
 
     Raises
     ------
     DataError
         a file cannot be read, or a MIR-1K clip does not have two channels.
     """
+    paths = tuple(dict.fromkeys(files.voice + files.accompaniment))
+    how = (rate, start, stop, len(files.voice), files.two_channels)
+    stems = (cache or Cache(None)).stems(paths, how, lambda: _decode(files, rate, start, stop))
+    return Recording(files.name, stems.get("voice"), stems.get("accompaniment"))
+
+
+def _decode(files: Files, rate: int, start: float, stop: float | None) -> dict[str, Signal]:
+    """The stems that are there and sound, of one length, by their roles."""
     if files.two_channels:
         audio = _read(files.voice[0], rate, start, stop)
         if audio.shape[1] != 2:
             raise DataError(
                 f"{str(files.voice[0])!r} has {audio.shape[1]} channel(s): MIR-1K clips have 2 (accompaniment, voice)"
             )
-        return Recording(files.name, _unit(audio[:, 1]), _unit(audio[:, 0]))
+        return _units(audio[:, 1], audio[:, 0])
     voice = _sum([_read(p, rate, start, stop).mean(1) for p in files.voice])
     accompaniment = _sum([_read(p, rate, start, stop).mean(1) for p in files.accompaniment])
     if voice is not None and accompaniment is not None:
         shorter = min(len(voice), len(accompaniment))  # encoders pad; the stems start together
         voice, accompaniment = voice[:shorter], accompaniment[:shorter]
-    return Recording(files.name, _unit(voice), _unit(accompaniment))
+    return _units(voice, accompaniment)
+
+
+def _units(voice: Signal | None, accompaniment: Signal | None) -> dict[str, Signal]:
+    units = {"voice": _unit(voice), "accompaniment": _unit(accompaniment)}
+    return {role: signal for role, signal in units.items() if signal is not None}
 
 
 def _read(path: Path, rate: int, start: float, stop: float | None) -> Signal:

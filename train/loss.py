@@ -4,6 +4,8 @@
                      by the mixture's energy clip by clip: a loud clip counts no more than a quiet one
     sdr              10 log10(||ŷ-s||² / ||s||²), the negative signal-to-distortion ratio of each source in the time domain,
                      after the same overlap-add as at run time: the network learns to mend what the short window breaks
+    spectral         L1 distance of magnitudes of what was separated, at three resolutions (Yamamoto, Song & Kim, "Parallel
+                     WaveGAN", ICASSP 2020): beside one of the others, where a mean over seconds forgives bursts
 
 Every array is (streams, sources, ...), all sources of a clip together.
 """
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from .stft import Transform
 
+RESOLUTIONS = ((2048, 512), (1024, 256), (256, 64))  # window and hop: partials, syllables, onsets
 SOFT_FLOOR = 1e-3  # -30 dB of the mixture: errors below it, and sources that are silent, stop mattering
 
 
@@ -57,3 +60,22 @@ def negative_sdr(mask: Tensor, mixture: Tensor, sources: Tensor, transform: Tran
     energy = truth.square().sum(-1)
     floor = SOFT_FLOOR * truth.sum(1).square().sum(-1, keepdim=True) + 1e-8
     return 10 * (torch.log10(error + floor) - torch.log10(energy + floor)).mean()
+
+
+def spectral(mask: Tensor, mixture: Tensor, sources: Tensor, transform: Transform) -> Tensor:
+    """Mean over resolutions, clips and sources of sum ||ŝ| - |s|| / sum |x|, after overlap-add, x the mixture.
+
+    The mixture's magnitudes divide, in place of the source's own: a silent source has none. For the same reason there is no
+    logarithm. Parameters as `negative_sdr` has them.
+    """
+    estimate = transform.synthesise(mask.transpose(1, 2) * mixture.unsqueeze(1))
+    truth = sources[..., : estimate.shape[-1]]
+    values = []
+    for n_fft, hop in RESOLUTIONS:
+        window = torch.hann_window(n_fft, device=mask.device)
+        e, s, x = (
+            torch.stft(y.flatten(0, -2), n_fft, hop, window=window, return_complex=True).abs().unflatten(0, y.shape[:-1])
+            for y in (estimate, truth, truth.sum(1, keepdim=True))
+        )
+        values.append(((e - s).abs().sum((-1, -2)) / (x.sum((-1, -2)) + 1e-8)).mean())
+    return torch.stack(values).mean()

@@ -1,27 +1,30 @@
 """The training loop, top to bottom: draw, filter, separate, lose, step; at each epoch's end score, save, tell.
 
-Everything that changes during a run lives in `Trainer` and goes into the checkpoint, so that a run that was stopped at any
-step and resumed ends with the same bits as one that was not (same machine, same thread count, budget in steps: a budget in
-minutes depends on the clock by its nature).
+Everything that changes during a run lives in `Trainer` and goes into the checkpoint, and what is drawn depends on (seed, step,
+process) alone, so that a run that was stopped at any step and resumed ends with the same bits as one that was not (same
+machine, thread count and processes, budget in steps: a budget in minutes depends on the clock by its nature).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, loss, mixing
-from .config import Config
+from . import checkpoint, loss, mixing, provenance, score
+from .budget import Budget
+from .config import Config, ConfigError
 from .datasets import DataSet, Recording
+from .loader import Loader
 from .model import MaskLSTM, State
+from .parallel import Group
 from .report import Report
 from .stft import Transform
 
@@ -37,9 +40,10 @@ class Trainer:
     sets : data to train on
     held : recordings to score on
     out : the run's folder
-    device : where to compute
+    group : where this process computes, and with whom
     precision : "auto" is bf16 on CUDA and fp32 on the CPU, where only the newest processors gain from bf16
     minutes : a budget by the clock instead of `config.epochs`
+    loaders : threads that make batches
     """
 
     def __init__(
@@ -48,85 +52,86 @@ class Trainer:
         sets: Sequence[DataSet],
         held: Sequence[Recording],
         out: Path,
-        device: torch.device,
+        group: Group,
         precision: Precision = "auto",
         minutes: float | None = None,
+        loaders: int = 1,
     ):
-        self.config, self.held, self.out, self.device, self.minutes = config, held, out, device, minutes
+        if config.batch % group.size:
+            raise ConfigError(
+                f"batch={config.batch} cannot be shared by {group.size} processes: expected a multiple; change one"
+            )
+        self.config, self.held, self.out, self.loaders = config, held, out, loaders
+        self.budget = Budget(config, minutes)
+        self.group, self.device, device = group, group.device, group.device
         self.bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-        self.provenance = [describe(d, config.sample_rate) for d in sets]
+        self.provenance = [provenance.contribution(d, config.sample_rate) for d in sets]
+        self.commit, self.machine = provenance.commit(), provenance.machine(device, group.size)
         self.mixer = mixing.Mixer(sets, config.augment, config.samples, config.sample_rate, config.seed)
         torch.manual_seed(config.seed)
         self.transform = Transform(config.n_fft, config.synthesis_length, config.hop_length).to(device)
         self.model = checkpoint.network(config).to(device)
         with torch.no_grad():
             self._standardise()
+        self.network = group.wrap(self.model)  # the same weights, their gradients averaged over the processes
         self.ema: MaskLSTM = deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), lr=config.learning_rate)
-        self.state: State = self.model.initial(config.batch)
+        self.state: State = self.model.initial(len(self._rows))
         self.init: dict[str, Any] | None = None
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []  # of the epoch so far
-        self.report = Report(out, config.name)
+        self.report = Report(out, config.name, group.lead)
+
+    @property
+    def _rows(self) -> range:
+        return self.group.share(self.config.batch)
 
     def _standardise(self) -> None:
         """Per-bin mean and deviation of the features, from mixtures that no training step will see."""
-        batch = self.mixer.batch(2**62, 64).to(self.device)
+        batch = self.mixer.batch(2**62, range(64)).to(self.device)
         mixture = mixing.apply(batch).sum(1)
         self.model.standardise(self.transform.magnitude(self.transform.analyse(mixture)))
 
     @property
     def steps(self) -> int:
         """The budget in steps; by the clock, the steps it will take at the pace so far."""
-        if self.minutes is None:
-            return self.config.epochs * self.config.steps_per_epoch
-        return max(self.step, round(self.step / max(self.progress, 1e-9)))
+        return self.budget.steps(self.step, self.seconds)
 
     @property
-    def progress(self) -> float:
-        """Share of the budget that is spent, 0 to 1."""
-        if self.minutes is None:
-            return self.step / (self.config.epochs * self.config.steps_per_epoch)
-        return min(1.0, self.seconds / (60 * self.minutes))
+    def done(self) -> bool:
+        """Whether the budget is spent."""
+        return self.budget.progress(self.step, self.seconds) >= 1
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to zero."""
-        warm = min(1.0, (self.step + 1) / (self.config.warm_up + 1))
-        return self.config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
+        """Of the step to come."""
+        return self.budget.learning_rate(self.step, self.seconds)
 
     def run(self, stop: Callable[[], bool], tick: Callable[[], None], tell: Callable[[str], None]) -> bool:
         """Train until the budget is spent or `stop()`; True when it is spent.
 
         `tick()` is called after each step, `tell(line)` at each epoch's end.
         """
+        if self.done:
+            return True
         started = time.monotonic() - self.seconds
-        with ThreadPoolExecutor(1) as loader:  # the next mixtures are made while the network learns from these
-            for batch in self._batches(loader):
-                self.losses.append(self.learn(batch))
+        with Loader(lambda step: self.mixer.batch(step, self._rows), self.step, self.loaders) as loader:
+            while True:
+                value = self.learn(loader.batch().to(self.device))
                 self.step += 1
-                self.seconds = time.monotonic() - started
+                self.seconds, value, asked = self.group.agree(time.monotonic() - started, value, stop())
+                self.losses.append(value)
                 tick()
-                done, asked = self.progress >= 1, stop()
-                if done or self.step % self.config.steps_per_epoch == 0:
-                    tell(self._close_epoch())
+                if self.done or self.step % self.config.steps_per_epoch == 0:
+                    tell(self._close_epoch(loader.shares()))
                 elif asked:
                     self.save("last.pt")
-                if done or asked:
-                    return done
-        return True
-
-    def _batches(self, loader: ThreadPoolExecutor) -> Iterator[mixing.Batch]:
-        if self.progress >= 1:
-            return
-        coming = loader.submit(self.mixer.batch, self.step, self.config.batch)
-        while True:
-            batch = coming.result()
-            coming = loader.submit(self.mixer.batch, self.step + 1, self.config.batch)
-            yield batch.to(self.device)
+                if self.done or asked:
+                    return self.done
 
     def learn(self, batch: mixing.Batch) -> float:
         """One step of the optimiser; the loss before it."""
+        self._draw_anew()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.model.train()
@@ -139,20 +144,30 @@ class Trainer:
         self._average()
         return float(value.detach())
 
+    def _draw_anew(self) -> None:
+        """Dropout and carried states of this step depend on nothing that was drawn before."""
+        seed = np.random.SeedSequence((self.config.seed, self.step, self.group.rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0]))
+
     def _loss(self, stems: Tensor) -> Tensor:
         """Loss of stems `[shape=(streams, sources, samples)]`."""
         mixture = self.transform.analyse(stems.sum(1))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            mask, state = self.model(self.transform.magnitude(mixture), self._start())
+            mask, state = self.network(self.transform.magnitude(mixture), self._start())
         self.state = (state[0].detach().float(), state[1].detach().float())
-        if self.config.loss == "sdr":
-            return loss.negative_sdr(mask, mixture, stems, self.transform)
-        return loss.discriminative(mask, mixture, self.transform.analyse(stems), self.config.gamma)
+        value = (
+            loss.negative_sdr(mask, mixture, stems, self.transform)
+            if self.config.loss == "sdr"
+            else loss.discriminative(mask, mixture, self.transform.analyse(stems), self.config.gamma)
+        )
+        if self.config.spectral:
+            value = value + self.config.spectral * loss.spectral(mask, mixture, stems, self.transform)
+        return value
 
     def _start(self) -> State:
         """Initial states: zeros, or where another stream ended: live, the network runs for hours without a reset."""
-        keep = torch.rand(self.config.batch, device=self.device) < self.config.carry
-        order = torch.randperm(self.config.batch, device=self.device)
+        keep = torch.rand(len(self._rows), device=self.device) < self.config.carry
+        order = torch.randperm(len(self._rows), device=self.device)
         h, c = (s[:, order] * keep[:, None] for s in self.state)
         return h, c
 
@@ -162,49 +177,39 @@ class Trainer:
         for mean, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(weight, 1 - decay)
 
-    def _close_epoch(self) -> str:
+    def _close_epoch(self, shares: dict[str, float]) -> str:
         row = {
             "epoch": math.ceil(self.step / self.config.steps_per_epoch),
             "step": self.step,
             "seconds": round(self.seconds, 1),
             "learning_rate": self.learning_rate(),
             "loss": sum(self.losses) / len(self.losses),
-        } | self.validate()
+        }
         self.losses = []
-        better = self.report.add(row)
-        self.save("last.pt")
-        if better:
-            self.save("best.pt")
+        better = self.report.add(row | self.validate() | shares)
+        self.save("last.pt", *["best.pt"] * better)
         return self.report.line(better)
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """NSDR of the averaged weights on the held recordings: mean over clips, dB, by plain SDR (not BSS Eval)."""
-        scores = torch.tensor([self._score(recording) for recording in self.held]).mean(0)
-        return {f"nsdr_{source}": float(s) for source, s in zip(self.config.sources, scores, strict=True)}
+        """NSDR of the averaged weights on the held recordings: mean over clips, dB."""
+        mine = [score.nsdr(self.ema, self.transform, r) for r in self.held[self.group.rank :: self.group.size]]
+        means = np.mean(self.group.merge(mine), 0)
+        return {f"nsdr_{source}": float(s) for source, s in zip(self.config.sources, means, strict=True)}
 
-    def _score(self, recording: Recording) -> list[float]:
-        """NSDR of each source at 0 dB, from a zero state: the recording is heard from its start, as at run time."""
-        stems = torch.stack([torch.as_tensor(recording.voice), torch.as_tensor(recording.accompaniment)])[None].to(self.device)
-        mixture = self.transform.analyse(stems.sum(1))
-        mask, _ = self.ema(self.transform.magnitude(mixture), self.ema.initial(1))
-        estimate = self.transform.synthesise(mask.transpose(1, 2) * mixture.unsqueeze(1))
-        truth = stems[..., : estimate.shape[-1]]
-        gain = sdr(estimate, truth) - sdr(truth.sum(1, keepdim=True), truth)
-        return gain[0].tolist()
-
-    def save(self, name: str) -> None:
-        """Write the checkpoint `name` into the run's folder."""
-        checkpoint.save(self.out / name, self.content())
+    def save(self, *names: str) -> None:
+        """Write the checkpoint into the run's folder under each of `names`. All processes of the group call this together."""
+        content = self.content()
+        for name in names if self.group.lead else ():
+            checkpoint.save(self.out / name, content)
 
     def content(self) -> dict[str, Any]:
         """All of the run, as plain data and tensors."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "config": self.config.model_dump(mode="json"),
             "data": self.provenance,
             "validation": [r.name for r in self.held],
-            "commit": checkpoint.commit(),
+            "commit": self.commit,
+            "machine": self.machine,
             "init": self.init,
             "step": self.step,
             "seconds": self.seconds,
@@ -213,9 +218,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "state": list(self.state),
-            # The loader draws from (seed, step) and Python's and NumPy's global generators are not used: these are all.
-            "rng": {"torch": torch.get_rng_state(), "cuda": cuda},
+            "state": [self.group.rows(s) for s in self.state],
         }
 
     def begin_with(self, content: dict[str, Any]) -> None:
@@ -237,8 +240,10 @@ class Trainer:
         self.init = {
             "steps": content["step"],
             "minutes": round(content["seconds"] / 60, 1),
+            "machine": content.get("machine", "unknown"),
             "commit": content["commit"],
             "data": content["data"],
+            "init": content.get("init"),
         }
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -249,7 +254,8 @@ class Trainer:
         CheckpointError
             the checkpoint's configuration differs from this run's in more than the budget.
         """
-        mine, theirs = self.config.model_dump(mode="json"), content["config"]
+        mine = self.config.model_dump(mode="json")
+        theirs = checkpoint.config_of(content).model_dump(mode="json")  # keys that it is older than: as if not there
         for key in mine:
             if key != "epochs" and mine[key] != theirs.get(key):
                 raise checkpoint.CheckpointError(
@@ -261,31 +267,12 @@ class Trainer:
         self.model.load_state_dict(content["model"])
         self.ema.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.state = (content["state"][0].to(self.device), content["state"][1].to(self.device))
+        rows = slice(self._rows.start, self._rows.stop)
+        h, c = (s[:, rows].to(self.device) for s in content["state"])
+        self.state = (h, c)
         self.init = content.get("init")
         self.step, self.seconds, self.losses = content["step"], content["seconds"], list(content["losses"])
         self.report.rows = list(content["history"])
-        torch.set_rng_state(content["rng"]["torch"].cpu())
-        if content["rng"]["cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(content["rng"]["cuda"].cpu(), self.device)
-
-
-def sdr(estimate: Tensor, truth: Tensor) -> Tensor:
-    """10 log10(||s||² / ||ŝ-s||²) over the last axis, dB."""
-    return 10 * torch.log10(truth.square().sum(-1) / (estimate - truth).square().sum(-1).clamp_min(1e-12))
-
-
-def describe(data: DataSet, rate: int) -> dict[str, Any]:
-    """What a data set contributed, for the model's contract: names and lengths, no paths."""
-    return {
-        "name": data.name,
-        "weight": data.weight,
-        "recordings": len(data.recordings),
-        "voice_minutes": round(sum(len(r.voice) for r in data.recordings if r.voice is not None) / rate / 60, 1),
-        "accompaniment_minutes": round(
-            sum(len(r.accompaniment) for r in data.recordings if r.accompaniment is not None) / rate / 60, 1
-        ),
-    }
 
 
 def _groups(model: MaskLSTM, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,183 @@
+"""From data to a model file in one command, and what is around it: music, its screening, the card."""
+
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+import streamsep.demo
+import streamsep.model
+from tests.training import RATE, command, music
+from train import card, checkpoint, config, recipe, screen
+from train import music as packages
+
+QUICK = ["--set", "steps_per_epoch=4", "--set", "hidden=8", "--set", "layers=2", "--set", "batch=2", "--set", "seconds=1.024"]
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_every_stage_of_a_recipe_is_a_configuration_of_its_network(name):
+    stages = [config.load(stage) for stage in recipe.load(name).stages]
+    shape = ("sample_rate", "n_fft", "synthesis_length", "hop_length", "layers", "hidden")
+    assert {tuple(getattr(s, key) for key in shape) for s in stages} == {tuple(getattr(stages[0], key) for key in shape)}
+    assert {s.name for s in stages} == {name}
+    assert stages[-1].licence != "unspecified"
+
+
+def test_what_ships_is_what_the_recipe_makes():
+    shipped = streamsep.model.load("live").contract
+    made = config.load(recipe.load("live").stages[-1])
+    for key in ("name", "sample_rate", "n_fft", "synthesis_length", "hop_length", "layers", "hidden"):
+        assert getattr(shipped, key) == getattr(made, key), key
+
+
+def test_latencies_are_those_of_the_names():
+    assert {n: config.load(n).synthesis_length / 16 for n in ("ultra", "live", "studio")} == {
+        "ultra": 8,
+        "live": 16,
+        "studio": 64,
+    }
+
+
+@pytest.fixture
+def kitchen(stems, tmp_path):
+    """The arguments that cook a recipe of two stages."""
+    (tmp_path / "first.toml").write_text('extends = "tiny"\nname = "soup"\nepochs = 1\nlicence = "CC0-1.0"\n')
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\nseed = 1\nepochs = 50\n')
+    (tmp_path / "soup.toml").write_text('stages = ["first.toml", "second.toml"]\n')
+    return [tmp_path / "soup.toml", "--data", stems, "--out", tmp_path / "out", *QUICK]
+
+
+def test_a_recipe_goes_from_recordings_to_a_model_file_and_on_where_it_was_stopped(kitchen, tmp_path):
+    process = command(*kitchen, launcher=("train.recipe",))
+    for line in process.stdout:
+        if "epoch    3" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "the same command goes on" in out.splitlines()[-1]
+    out, err = command(*kitchen, launcher=("train.recipe",)).communicate(timeout=240)
+    assert "--resume" in out
+    folder = tmp_path / "out"
+    assert (folder / "soup.onnx").is_file(), err
+    first, second = (checkpoint.load(folder / name / "last.pt") for name in ("1-first", "2-second"))
+    assert (first["step"], second["step"]) == (4, 200)
+    assert second["init"]["steps"] == 4
+    contract = streamsep.model.load(folder / "soup.onnx").contract
+    assert (contract.name, contract.precision, contract.hidden) == ("soup", "int8", 8)
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 2 | 200 |" in (folder / "soup.md").read_text()
+
+
+def test_an_unknown_recipe_is_named():
+    done = CliRunner().invoke(recipe.main, ["nonsense", "--data", "."])
+    assert done.exit_code == 2
+    assert "recipe 'nonsense' is unknown: expected one of live, studio, ultra" in done.stderr
+
+
+# --- changes on the command line --------------------------------------------------------------------------------------
+
+
+def test_one_key_changes_and_the_rest_stays():
+    plain, changed = config.load("paper"), config.load("paper", ["gamma=0.2", "augment.room=0.5"])
+    assert (changed.gamma, changed.augment.room) == (0.2, 0.5)
+    assert changed.augment.speeds == plain.augment.speeds == (1.0,)
+    assert changed.model_copy(update={"gamma": plain.gamma, "augment": plain.augment}) == plain
+
+
+@pytest.mark.parametrize(("change", "message"), [("gamma", "is not TOML: expected key=value"), ("gama=1", "gama=1: Extra")])
+def test_wrong_changes_are_named(change, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load("paper", [change])
+
+
+def test_the_papers_row_hears_the_papers_clips_only():
+    for name in ("paper", "paper-1000"):
+        settings = config.load(name)
+        assert [(d.path, d.list, d.split) for d in settings.data] == [
+            ("mir1k", "train.txt", "train"),
+            ("mir1k", "dev.txt", "validation"),
+        ]
+        assert settings.loss == "discriminative"
+
+
+# --- music ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is missing: Debian's")
+def test_music_is_taken_out_of_a_package_and_its_licence_kept(tmp_path):
+    tree, debs = tmp_path / "tree", tmp_path / "debs"
+    place = tree / packages.PACKAGES["wesnoth"].music
+    for folder in (place, tree / "DEBIAN", tree / "usr/share/doc/wesnoth-1.16-music", debs):
+        folder.mkdir(parents=True)
+    soundfile.write(place / "battle.ogg", music(1.0), RATE)
+    (place / "notes.txt").write_text("not music")
+    (tree / "usr/share/doc/wesnoth-1.16-music/copyright").write_text("GPL-2+")
+    control = "Package: wesnoth-1.16-music\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: x\n"
+    (tree / "DEBIAN/control").write_text(control)
+    subprocess.run(["dpkg-deb", "-b", tree, debs / "wesnoth-1.16-music_1_all.deb"], check=True, capture_output=True)
+    out = tmp_path / "music"
+    arguments = [str(out), "--from", str(debs), "--only", "wesnoth"]
+    done = CliRunner().invoke(packages.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == [
+        "wesnoth",
+        "wesnoth.copyright",
+        "wesnoth/battle.ogg",
+    ]
+    assert "is there already" in CliRunner().invoke(packages.main, arguments).output
+    (place / "battle.ogg").unlink()
+    subprocess.run(["dpkg-deb", "-b", tree, debs / "wesnoth-1.16-music_2_all.deb"], check=True, capture_output=True)
+    shutil.rmtree(out)
+    done = CliRunner().invoke(packages.main, arguments)
+    assert done.exit_code == 1
+    assert "holds no music at" in done.stderr
+
+
+def test_every_folder_that_a_recipe_names_comes_from_somewhere():
+    """Below `--data` lie the folders of the page of data, and those that train.music makes."""
+    given = {"mir1k", "songs", "speech"}
+    for name in recipe.shipped():
+        paths = {d.path for stage in recipe.load(name).stages for d in config.load(stage).data}
+        assert paths <= given | set(packages.PACKAGES), name
+
+
+def test_screening_tells_a_voice_from_a_band(tmp_path):
+    demo = next(p for p in streamsep.demo.__path__)
+    for source in ("vocals", "accompaniment"):
+        shutil.copy(next(packages.Path(demo).glob(f"*.{source}.*")), tmp_path)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(20 * RATE), RATE)
+    done = CliRunner().invoke(screen.main, [str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    names = {p.name.rpartition(".")[0] for p in tmp_path.glob("*.vocals.*")}
+    assert done.output.splitlines()[-1].endswith(f"exclude = {sorted(names)}")
+
+
+# --- cards ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_says_what_the_file_says_and_keeps_what_people_wrote(tmp_path):
+    model = streamsep.model.load("live")
+    new = card.write(model, None)
+    assert new.startswith("# live\n")
+    voice_gnsdr = model.contract.quality["voice_gnsdr_db"]
+    assert f"| voice | {voice_gnsdr:.2f} |" in new
+    assert f"{model.size / 2**20:.1f} MiB" in new
+    training = model.contract.training
+    chain = [training]
+    while chain[-1].get("init"):
+        chain.append(chain[-1]["init"])
+    for number, run in enumerate(reversed(chain), 1):
+        assert f"| {number} | {run['steps']} | {run['minutes']:g} |" in new
+    edited = new.replace("Nobody has written down yet what it fails on.", "Choirs.").replace(f"{voice_gnsdr:.2f}", "99.99")
+    again = card.write(model, edited)
+    assert again == new.replace("Nobody has written down yet what it fails on.", "Choirs.")
+    with pytest.raises(streamsep.model.ModelError, match="card has no part 'facts'"):
+        card.write(model, "# live\n")

@@ -1,0 +1,114 @@
+"""`python -m train.music DIR`: the recipes' accompaniments, from Debian's packages of game music, each in a folder of DIR.
+
+Packages are fetched by `apt-get download` and unpacked, not installed; with `--from` they are taken from a folder where they
+lie already. Which tracks are used is for the configurations to say (see train/screen.py), their licences for
+usr/share/doc/PACKAGE/copyright, which is kept beside each folder as NAME.copyright.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from .datasets import AUDIO
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Debian package, and the folders in it whose sound files are music."""
+
+    deb: str
+    music: str
+
+
+PACKAGES = {
+    "sectoid": Package("fretsonfire-songs-sectoid", "usr/share/games/fretsonfire/data/songs/sectoid"),
+    "wesnoth": Package("wesnoth-1.16-music", "usr/share/games/wesnoth/1.16/data/core/music"),
+    "warzone": Package("warzone2100-music", "usr/share/games/warzone2100/music"),
+    "freedroid": Package("freedroidrpg-data", "usr/share/freedroidrpg/data/sound/music"),
+    "supertuxkart": Package("supertuxkart-data", "usr/share/games/supertuxkart/data/music"),
+}
+
+
+class MusicError(Exception):
+    """A package cannot be had, or is not what it was."""
+
+
+def collect(deb: Path, package: Package, name: str, target: Path) -> int:
+    """The music of the package file `deb` into `target`/`name`; how many files.
+
+    Raises
+    ------
+    MusicError
+        it cannot be unpacked, or its music is not where it was.
+    """
+    with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
+        _run("dpkg", "-x", deb, folder)
+        music = Path(folder) / package.music
+        files = sorted(p for p in music.rglob("*") if p.suffix.lower() in AUDIO)
+        if not files:
+            raise MusicError(f"package {deb.name} holds no music at {package.music!r}: another version? See train/music.py")
+        for file in files:
+            inside = file.relative_to(music)
+            place = target / name / (inside if name == "sectoid" else file.name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, place)
+        for text in Path(folder).glob("usr/share/doc/*/copyright"):
+            shutil.move(text, target / f"{name}.copyright")
+    return len(files)
+
+
+def fetch(package: Package, folder: Path) -> Path:
+    """The package's file, downloaded into `folder`."""
+    _run("apt-get", "download", package.deb, cwd=folder)
+    return find(package, folder)
+
+
+def find(package: Package, folder: Path) -> Path:
+    """The package's file in `folder`."""
+    found = sorted(folder.glob(f"{package.deb}_*.deb"))
+    if not found:
+        raise MusicError(f"package {package.deb} is not in {str(folder)!r}: expected {package.deb}_VERSION_all.deb")
+    return found[-1]
+
+
+def _run(*words: object, cwd: Path | None = None) -> None:
+    line = list(map(str, words))
+    try:
+        subprocess.run(line, cwd=cwd, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise MusicError(f"{line[0]} is not on this machine: use Debian, or a container of it") from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip() or "no reason given").splitlines()[-1]
+        raise MusicError(f"{' '.join(line)} failed: {reason}") from error
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--from", "packages", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of .deb files.")
+@click.option("--only", multiple=True, type=click.Choice(list(PACKAGES)), help="Not all of them. Repeatable.")
+def main(target: Path, packages: Path | None, only: tuple[str, ...]) -> None:
+    """Fetch the game music that the recipes train with into DIR; about a gigabyte is downloaded."""
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in only or PACKAGES:
+            package = PACKAGES[name]
+            if (target / name).exists():
+                click.echo(f"{name:14}is there already")
+                continue
+            with tempfile.TemporaryDirectory(prefix="streamsep-music-") as folder:
+                deb = find(package, packages) if packages else fetch(package, Path(folder))
+                click.echo(f"{name:14}{collect(deb, package, name, target)} files of {deb.name}")
+    except (MusicError, OSError) as error:
+        click.echo(f"train.music: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m train.music")
