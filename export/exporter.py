@@ -75,6 +75,7 @@ def describe(content: dict[str, Any], config: Config, precision: Precision, resu
         "init": content.get("init"),
         "steps": content["step"],
         "minutes": round(content["seconds"] / 60, 1),
+        "machine": content.get("machine", "not noted"),
         "config": {k: v for k, v in content["config"].items() if k not in ("name", "licence", "sources")},
         "torch": torch.__version__,
     }

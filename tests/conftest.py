@@ -29,9 +29,8 @@ from tests.training import short_songs  # noqa: E402, F401
 DATA = ROOT.parent / "shared" / "data"
 
 # Side by side with anything else, but never with each other: they play in real time, or own what a machine has one of.
-REAL_TIME = re.compile(
-    "cli_view|daemon|device|examples|jack|live|loopback|monitor|osc|pipewire|plugin|pulse|readme|rec|round|streams"
-)
+ROOMS = "cli_view|daemon|device|examples|jack|live|loopback|monitor|osc|pipewire|plugin|readme|recorder|roundtrip|streams"
+REAL_TIME = re.compile(ROOMS)
 
 
 @pytest.hookimpl(tryfirst=True)
