@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev $(VENV)/.node
 	PYTHON="$(PYTHON)" ./.ci/system-packages $(APT)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -33,12 +33,20 @@ ROOMS = "cli_view|daemon|device|examples|jack|live|loopback|monitor|osc|pipewire
 REAL_TIME = re.compile(ROOMS)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """For `pytest -n 2 --dist loadgroup`: a file's tests stay together, which share what its fixtures made."""
-    for item in items:
-        room = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("real time" if REAL_TIME.match(room) else room))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For `pytest -n 2`: a file's tests stay together, which share what its fixtures made, and so do all of real time.
+
+    A scheduler of our own: `--dist loadgroup` writes groups into test names, of which pytest 9.2 takes no notice.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rooms(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            room = Path(nodeid.split("::")[0]).stem.removeprefix("test_")
+            return "real time" if REAL_TIME.match(room) else room
+
+    return Rooms(config, log)
 
 
 def need(condition: object, what: str) -> None:
