@@ -165,16 +165,16 @@ def test_results_replaces_one_models_sheet_and_leaves_the_others(sheet, tmp_path
     monkeypatch.syspath_prepend(ROOT / "bench")
     import results
 
-    page = tmp_path / "RESULTS.md"
-    page.write_text("# Results\n\n<!-- begin quality -->\n## Quality\n\nolder\n<!-- end quality -->\nbelow\n")
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Results\n\n<!-- begin quality -->\n## Quality\n\nolder\n<!-- end quality -->\nbelow\n")
     called = []
-    monkeypatch.setattr(results, "RESULTS", page)
+    monkeypatch.setattr(results.page, "RESULTS", path)
     monkeypatch.setattr(results, "call", lambda *words: called.append([*map(str, words)]) or sheet[0])
     results.quality(["ultra"], [])
     results.quality(["live"], [str(model.load("live").path)])
     assert "--beside" not in called[0]
     assert called[1][called[1].index("--beside") + 1] == str(model.load("live").path)
-    text = page.read_text()
+    text = path.read_text()
     assert text.count("### `") == 2
     assert text.index("### `live`") < text.index("### `ultra`")
     assert text.count(markdown.markdown(sheet[0])) == 2
