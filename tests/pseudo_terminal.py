@@ -35,7 +35,7 @@ class Terminal:
             stdout=self.terminal,
             stderr=self.terminal,
             cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | path | environment,
+            env={k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")} | path | environment,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )

@@ -1,7 +1,11 @@
 """The ruler's figures are the ones published and other people's programs', and they show it when it is held wrongly."""
 
 import random
+import subprocess
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,20 +111,25 @@ def mir_eval(references, estimates):
         return separation.bss_eval_sources(references, estimates, compute_permutation=False)[:3]
 
 
+FAST = """
+import sys, fast_bss_eval, numpy, torch
+sounds = numpy.load(sys.argv[1])
+found = fast_bss_eval.bss_eval_sources(*map(torch.tensor, (sounds["r"], sounds["e"])), compute_permutation=False)
+numpy.save(sys.argv[2], numpy.stack([x.numpy() for x in found]))
+"""
+
+
 def fast_bss_eval(references, estimates):
-    """Its torch half: in its numpy half, of 2022, `solve` takes a matrix for a row of vectors since NumPy 2."""
-    program = pytest.importorskip("fast_bss_eval")
-    return program.bss_eval_sources(torch.tensor(references), torch.tensor(estimates), compute_permutation=False)
+    """Its torch half: in its numpy half, of 2022, `solve` takes a matrix for a row of vectors since NumPy 2.
 
-
-@pytest.fixture(params=["noise", "long noise", "the authors' outputs"])
-def sounds(request):
-    """References and estimates, `[shape=(2, samples)]`."""
-    if request.param == "the authors' outputs":
-        references, estimates = authors("amy_9_08")
-        return references[:, 0], estimates[:, 0]
-    references = noise(2, 3000 if request.param == "noise" else 16_384)
-    return references, references + 0.3 * references[::-1] + 0.1 * noise(*references.shape, seed=1)
+    In a process of its own: in one in which other tests had computed before, torch's `lu_solve` refused its own pivots.
+    """
+    pytest.importorskip("fast_bss_eval")
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "given.npz", Path(folder) / "found.npy"
+        np.savez(given, r=references, e=estimates)
+        subprocess.run([sys.executable, "-c", FAST, given, found], check=True)
+        return np.load(found)
 
 
 @pytest.mark.parametrize("program", [mir_eval, fast_bss_eval])
