@@ -132,6 +132,16 @@ def fast_bss_eval(references, estimates):
         return np.load(found)
 
 
+@pytest.fixture(params=["noise", "long noise", "the authors' outputs"])
+def sounds(request):
+    """References and estimates, `[shape=(2, samples)]`."""
+    if request.param == "the authors' outputs":
+        references, estimates = authors("amy_9_08")
+        return references[:, 0], estimates[:, 0]
+    references = noise(2, 3000 if request.param == "noise" else 16_384)
+    return references, references + 0.3 * references[::-1] + 0.1 * noise(*references.shape, seed=1)
+
+
 @pytest.mark.parametrize("program", [mir_eval, fast_bss_eval])
 def test_bss_eval_equals(program, sounds):
     references, estimates = sounds
