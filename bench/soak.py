@@ -10,7 +10,7 @@ Counted from the moment on in which all is wired and has settled; the times' his
 were not done with a mask of their own when they were due, `bridged` those of them that went out through the last mask.
 `missed_blocks`: blocks for which the output ring had not enough. The server's own xruns stand apart, by the client that it
 blames: they are what the graph as a whole, this machine and the dummy driver's clock did, whoever was at work. So do the times
-at which the machine itself stood still for more than 5 ms (bench/witness.py).
+at which a process that only sleeps was woken more than 5 ms late (bench/witness.py).
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ COLUMNS = (
     "step: p50 / p99 / p99.9 / max ms",
     "hand-over: the same",
     "server's xruns",
-    "machine stood still > 5 ms (longest)",
+    "a sleeper woken > 5 ms late (latest)",
 )
 
 

@@ -4,7 +4,8 @@
 
 A late hop says something about a program only where the machine was there to run it. A virtual machine is not always: its host
 may stop all of its cores for tens of milliseconds when they are busy, and nothing in the guest, of whatever priority, runs
-then. `stalls` counts wake-ups that came more than `STALL` late, `worst_ms` is the latest one. Without the right to a real-time
+then. `stalls` counts wake-ups that came more than `STALL` late, `worst_ms` is the latest one. It is an upper bound: the sleeper
+is a Python process on one core, and may be late where the daemon on the other was not. Without the right to a real-time
 priority (`realtime`: false) it counts what else the machine did, too.
 """
 
