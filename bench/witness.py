@@ -10,21 +10,13 @@ priority (`realtime`: false) it counts what else the machine did, too.
 """
 
 import json
-import os
 import signal
 import time
 
+from streamsep.native import become_realtime, lock_memory
+
 PERIOD, STALL = 0.002, 0.005  # s
 PRIORITY = 90  # above the daemon, the server and the clients
-
-
-def realtime() -> bool:
-    """Ask for the priority; whether it was granted."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except (AttributeError, OSError):
-        return False
-    return True
 
 
 def main() -> None:
@@ -36,7 +28,8 @@ def main() -> None:
         ended = True
 
     signal.signal(signal.SIGTERM, end)
-    granted, stalls, worst = realtime(), 0, 0.0
+    lock_memory()
+    granted, stalls, worst = become_realtime(PRIORITY), 0, 0.0
     while not ended:
         before = time.monotonic()
         time.sleep(PERIOD)

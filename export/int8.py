@@ -15,8 +15,7 @@ Two things look odd and are needed:
 
   - Bins are padded to a whole number of vectors: through a rest a logarithm takes another way, with other last bits.
   - The sum of two weights of neighbouring rows stays within `PAIR`. Processors without VNNI add such a pair's products in 16
-    bits, with saturation (VPMADDUBSW); with weights that use their range up to 127 the shipped network's masks would keep a
-    signal-to-noise ratio of 9 dB there. Neighbouring bins have like weights, whose sums are large: bins of the lower and the
+    bits, with saturation (VPMADDUBSW), which weights that use their whole range drive far beyond it. Neighbouring bins have like weights, whose sums are large: bins of the lower and the
     upper half take turns instead, so that the limit costs nothing to speak of.
 
 After Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).

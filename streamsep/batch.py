@@ -203,9 +203,6 @@ def _drop(network, slot):  # type: ignore[no-untyped-def]
     return alone if network.instance_class is ort.Step else many
 
 
-# ------------------------------------------------------------------------------------------------------------- the object
-
-
 @overload(dry_run)
 def _dry_run(network):  # type: ignore[no-untyped-def]
     def alone(network):  # type: ignore[no-untyped-def]
@@ -218,6 +215,9 @@ def _dry_run(network):  # type: ignore[no-untyped-def]
         devicerows.dry_run(network)
 
     return {ort.Step: alone, Rows: many, DeviceRows: there}[network.instance_class]
+
+
+# ------------------------------------------------------------------------------------------------------------- the object
 
 
 def _slots(states: Sequence[Hop], network: Rows | DeviceRows | ort.Step, joined: int) -> Slots:

@@ -50,7 +50,7 @@ def save(path: Path, contract: Contract, nodes, weights) -> Path:
 
 
 def constant(path: Path, levels, **kwargs) -> Path:
-    """A network whose mask of source i is `levels[i]` in every bin; (1, 0) is the identity."""
+    """A network whose mask of source i is `levels[i]`, one for every bin or one each; (1, 0) is the identity."""
     spec = contract(**kwargs)
     node = helper.make_node
     nodes = [
@@ -63,7 +63,7 @@ def constant(path: Path, levels, **kwargs) -> Path:
     weights = {
         "axis": np.array([2], np.int64),
         "zero": np.float32(0),
-        "levels": np.array(levels, np.float32).reshape(1, 1, -1, 1),
+        "levels": np.array(levels, np.float32).reshape(1, 1, len(levels), -1),
     }
     return save(path, spec, nodes, weights)
 
