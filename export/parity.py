@@ -2,7 +2,7 @@
 
     fp32    largest difference of any mask value: 1e-4 at most. Only the order of sums differs.
     fp16    mask signal-to-noise ratio, dB: at least 40. Trained networks reach 78 to 80 (half precision has 11 bits).
-    int8    the same: at least 20. Trained networks reach 49 to 56; at 20 the noise would still lie below what the best
+    int8    the same: at least 20. Trained networks reach 47; at 20 the noise would still lie below what the best
             possible masks of this kind leave of the other source (12 to 14 dB).
 
 The mask's signal-to-noise ratio is 10 log10(sum m² / sum (m' - m)²) over all frames, bins and sources.
