@@ -15,8 +15,9 @@ Two things look odd and are needed:
 
   - Bins are padded to a whole number of vectors: through a rest a logarithm takes another way, with other last bits.
   - The sum of two weights of neighbouring rows stays within `PAIR`. Processors without VNNI add such a pair's products in 16
-    bits, with saturation (VPMADDUBSW), which weights that use their whole range drive far beyond it. Neighbouring bins have like weights, whose sums are large: bins of the lower and the
-    upper half take turns instead, so that the limit costs nothing to speak of.
+    bits, with saturation (VPMADDUBSW), which weights that use their whole range drive far beyond it. Neighbouring bins have
+    like weights, whose sums are large: bins of the lower and the upper half take turns instead, so that the limit costs
+    nothing to speak of.
 
 After Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).
 """
