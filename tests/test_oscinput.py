@@ -228,12 +228,14 @@ def sender(port):
         yield send
 
 
+@REAL_TIME
 def test_the_device_takes_mono_and_more_and_says_what_it_refuses(device):
     device, ring = device
     with sender(device.port) as send, sender(device.port) as other:
+        begin = time.monotonic()
         for n in range(40):
             send(n * BLOCK, np.full((BLOCK, 1 + n // 20 * 2), 0.25))  # mono, then three channels
-            time.sleep(BLOCK / RATE)
+            time.sleep(max(0.0, begin + (n + 1) * BLOCK / RATE - time.monotonic()))
             if n == 5:
                 send(n * BLOCK, np.zeros((BLOCK, 1)))
                 other(0, np.ones((BLOCK, 2)))
