@@ -22,12 +22,16 @@ What has not been run is said at the end of ARCHITECTURE.md.
 
 @cache
 def commit() -> str:
-    """What is measured; looked at before RESULTS.md itself changes."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """What is measured: `-dirty` where the tree is not as committed, but for RESULTS.md, which a run writes row by row."""
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/RESULTS.md")
+        return (_git("describe", "--always") or "unknown") + "-dirty" * bool(changed)
     except OSError:
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _marks(name: str) -> tuple[str, str]:

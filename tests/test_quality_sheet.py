@@ -182,6 +182,31 @@ def test_results_replaces_one_models_sheet_and_leaves_the_others(sheet, tmp_path
     assert text.endswith("below\n")
 
 
+def test_a_run_that_writes_its_rows_one_by_one_is_of_one_commit(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import page
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=n@localhost", *words], cwd=tmp_path, check=True)
+
+    results, other = tmp_path / "bench" / "RESULTS.md", tmp_path / "other"
+    results.parent.mkdir()
+    for path in (results, other):
+        path.write_text("as committed")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    seen = []
+    for path, text in ((results, "a row"), (other, "changed")):
+        path.write_text(text)
+        page.commit.cache_clear()
+        seen.append(page.commit())
+    page.commit.cache_clear()
+    assert len(seen[0]) >= 7
+    assert seen[1] == f"{seen[0]}-dirty"
+
+
 def test_part_of_a_sheet(clips, splitter):
     words = ("--model", splitter.path, "--data", clips, "--set", "three", "--quick", "--sheet", "--json")
     found = json.loads(command(*words, "--only", "silence,oracle"))
