@@ -24,6 +24,7 @@ def desk(live):
     """A desk whose hops last a second, and come in three blocks; a dry run is thought to take 100 ms."""
     path = Live(Separator(live, 48_000, 2, "cpu"), paced(np.zeros((4096, 2), np.float32)), rehearse=True)
     made = path._make_desk()
+    worker.keep_warm(made)  # compiled before a clock runs
     made.rings.header[[SAMPLE_RATE, MAX_BLOCK]] = HOP, BLOCK
     made.warmth[worker.TAKES] = TAKES * SECOND
     yield made
