@@ -62,6 +62,7 @@ from .rings import (
 
 IDLE, WORKING, STEPPING, BRIDGING = range(4)
 EVERY, AHEAD, LAST, TAKES, HOP = range(5)  # of `Desk.warmth`
+EYE = 20_000  # ns between two looks when a hop is due after a dry run
 LEAD = 1.5  # a dry run ahead of a hop begins so many times as long before as one takes
 SHORT_PAUSE = 20_000  # ns; while the understudy finishes a hop
 NEVER = 1 << 62
@@ -157,16 +158,16 @@ def rehearse(d):  # type: ignore[no-untyped-def]
     takes = min(warmth[TAKES], d.hop * 1_000_000_000 // header[SAMPLE_RATE] // 4)
     now = native.monotonic_ns(d.clock.gettime)
     begin = due - np.int64(LEAD * takes)
-    if blocks <= 0 or now >= due:
+    if blocks <= 0 or now >= due + takes:
         return NEVER
-    if warmth[HOP] == first:
-        return due - now
+    if warmth[HOP] == first or now >= due:
+        return max(due - now, EYE)  # what the caches hold now they do not hold long
     if now < begin:
         return begin - now
     warmth[HOP] = first
     if now + takes < due:
         dry_run(d, now)
-    return max(1, due - native.monotonic_ns(d.clock.gettime))
+    return max(due - native.monotonic_ns(d.clock.gettime), EYE)
 
 
 @njit(nogil=True, cache=True)

@@ -42,7 +42,8 @@ def paced(sound, count=10):
         (256, 0.213, True, None),  # 120 ms before the last block: now
         (128, 0.213, False, 2 / 3 - 1.5 * TAKES - 0.213),  # two are to come
         (256, 0.300, False, 0.033),  # 33 ms: it would not be done in time
-        (256, 0.400, False, None),  # overdue: whenever it comes
+        (256, 0.360, False, worker.EYE / SECOND),  # due: at once
+        (256, 0.600, False, None),  # overdue: whenever it comes
         (384, 0.213, False, None),  # the hop is there
         (0, 0.000, False, 1 - 1.5 * TAKES),
     ],
