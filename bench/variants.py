@@ -9,10 +9,10 @@ milliseconds before the hop is due:
     poll            wakes up 32 times a hop to look, as the daemon's worker does
     spin            awake for the last 0.3 ms, doing nothing
     touch           reads all memory that making the session took (its weights, packed for the kernels, lie in there)
-    dry run         a step with a state of its own, whose result is thrown away
+    dry run         a step with a state of its own, whose result is thrown away (`streamsep run --rehearse`)
     dry run + spin  the same, and awake from there on
     no packing, own allocator       the session made with these options
-    huge pages      the memory that making the session took is put on pages of 2 MB (MADV_COLLAPSE, Linux 6.1 or newer)
+    small pages     without streamsep.hugepages, which puts the memory that making the session took on pages of 2 MiB
 
 Paced at 8 ms. `here`: as this machine leaves the caches between hops. `swept`: a buffer larger than the last cache is read
 after each step (at 32 ms), as if neighbours took all of it. The variants take turns, `--rounds` times, some hops each: read
@@ -23,19 +23,20 @@ weights.
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
 import json
 import multiprocessing
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from numba import carray, njit
 from numpy.typing import NDArray
 
-from streamsep import model, native, ort, ortsession
+from streamsep import hugepages, model, native, ort, ortsession
 from streamsep.benchmark import machine
 from streamsep.benchmark.floor import Floor, add_up
 from streamsep.benchmark.hops import figures, sleep_until
@@ -46,12 +47,12 @@ SPIN, POLL, DRY, TOUCH = 1, 2, 4, 8
 HOP, SWEPT_HOP = 8_000_000, 32_000_000  # ns
 SPIN_FOR = 300_000  # ns
 LEAD = 1.5  # a dry run, or touching, begins so many plain steps before the hop is due
-HUGE, COLLAPSE = 2 << 20, 25  # bytes of a huge page; MADV_COLLAPSE
+SMALL = "small pages"
 SESSIONS: dict[str, dict[str, str]] = {
     "": {},
     "no packing": {"session.disable_prepacking": "1"},
     "own allocator": {"session.use_device_allocator_for_initializers": "1"},
-    "huge pages": {},
+    SMALL: {},
 }
 VARIANTS: dict[str, tuple[int, str]] = {
     "plain": (0, ""),
@@ -63,8 +64,8 @@ VARIANTS: dict[str, tuple[int, str]] = {
     "dry run + spin": (DRY | SPIN, ""),
     "no packing": (0, "no packing"),
     "own allocator": (0, "own allocator"),
-    "huge pages": (0, "huge pages"),
-    "huge pages, dry run + spin": (DRY | SPIN, "huge pages"),
+    SMALL: (0, SMALL),
+    "small pages, dry run + spin": (DRY | SPIN, SMALL),
 }
 
 
@@ -87,7 +88,7 @@ def awake_until(due, clock):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def wait(kind, due, lead, period, dry, places, clock):  # type: ignore[no-untyped-def]
+def wait(kind, due, lead, period, step, places, clock):  # type: ignore[no-untyped-def]
     """Until `due`, in the way of `kind`; ns of processor time that took, and a number that nobody needs."""
     begin, total = due, np.int64(0)
     if kind & POLL:
@@ -97,7 +98,7 @@ def wait(kind, due, lead, period, dry, places, clock):  # type: ignore[no-untype
         sleep_until(due - lead, clock)
         begin = native.monotonic_ns(clock.gettime)
         if kind & DRY:
-            ort.step(dry)
+            ort.dry_run(step)
         else:
             total = touch(places)
     elif kind & SPIN:
@@ -111,14 +112,14 @@ def wait(kind, due, lead, period, dry, places, clock):  # type: ignore[no-untype
 
 
 @njit(nogil=True)
-def run(kind, lead, period, step, dry, places, mags, mag, others, clock, times, spent, stop):  # type: ignore[no-untyped-def]
+def run(kind, lead, period, step, places, mags, mag, others, clock, times, spent, stop):  # type: ignore[no-untyped-def]
     """Steps paced at `period` ns; `times` `[shape=(hops,)]` gets ns of each, `spent` also what waiting cost."""
     native.flush_denormals()
     start, total = native.monotonic_ns(clock.gettime) + period, np.int64(0)
     for k in range(times.size):
         if stop[0]:
             break
-        cost, seen = wait(kind, start + k * period, lead, period, dry, places, clock)
+        cost, seen = wait(kind, start + k * period, lead, period, step, places, clock)
         mag[:] = mags[k % mags.shape[0]]
         begin = native.monotonic_ns(clock.gettime)
         ort.step(step)
@@ -131,59 +132,21 @@ def run(kind, lead, period, step, dry, places, mags, mag, others, clock, times, 
 
 
 class Network(NamedTuple):
-    """A session, what a dry run takes in place of its state, and the memory that making it took."""
+    """A session, and the memory that making it took: where it begins, and bytes."""
 
     network: ort.NativeNetwork
-    dry: ort.Step
-    keep: list[NDArray[np.float32]]
     places: NDArray[np.int64]
 
 
-def open_network(loaded: model.Model, options: dict[str, str]) -> Network:
-    """A network with session `options` of its own, and its places in memory."""
-    before, plain = _memory(), ortsession.CONFIG
-    ortsession.CONFIG = plain | options
-    try:
+def open_network(loaded: model.Model, key: str) -> Network:
+    """A network with a session of its own, as `key` of `SESSIONS` and the pages say, and its places in memory."""
+    before = hugepages.places()
+    pages = contextlib.nullcontext if key == SMALL else hugepages.huge_pages
+    with mock.patch.multiple(ortsession, CONFIG=ortsession.CONFIG | SESSIONS[key], huge_pages=pages):
         network = ort.NativeNetwork(loaded)
-    finally:
-        ortsession.CONFIG = plain
     network.step()
-    places = _grown(before, _memory())
-    shapes, session = loaded.contract.shapes(), network._session
-    keep = [np.zeros(shapes[name], np.float32) for name in ("mag", "h", "c", "mask", "h", "c")]
-    keep[0][:] = 0.01
-    tensors = [session.tensor(array) for array in keep]
-    values = np.array([[tensors[:3], tensors[3:]]] * 3, np.int64)
-    dry = network.compiled._replace(turn=np.zeros(1, np.int64), values=values)
-    return Network(network, dry, keep, places)
-
-
-def collapse(places: NDArray[np.int64]) -> int:
-    """Put what lies in whole huge pages of `places` on such; bytes that the system did it for."""
-    libc, done = ctypes.CDLL(None), 0
-    for begin, size in places:
-        first, last = -(-int(begin) // HUGE) * HUGE, (int(begin) + int(size)) // HUGE * HUGE
-        if last > first and libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), COLLAPSE) == 0:
-            done += last - first
-    return done
-
-
-def _memory() -> dict[int, int]:
-    """This process's anonymous writable memory: where it begins, where it ends."""
-    found = {}
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        fields = line.split()
-        if fields[1].startswith("rw") and (len(fields) < 6 or fields[5] == "[heap]"):
-            begin, _, end = fields[0].partition("-")
-            found[int(begin, 16)] = int(end, 16)
-    return found
-
-
-def _grown(before: dict[int, int], after: dict[int, int]) -> NDArray[np.int64]:
-    """What came since, `[shape=(n, 2)]`, addresses and bytes."""
-    new = [(begin, end) for begin, end in after.items() if before.get(begin) != end]
-    places = [(before.get(begin, begin), end) for begin, end in new]
-    return np.array([(begin, end - begin) for begin, end in places if end > begin] or np.zeros((0, 2)), np.int64).reshape(-1, 2)
+    found = [(begin, end - begin) for begin, end in hugepages.grown(before, hugepages.places())]
+    return Network(network, np.array(found, np.int64).reshape(-1, 2))
 
 
 def load_network(name: str, folder: Path) -> model.Model:
@@ -221,8 +184,7 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
     """Every variant, here and swept; ms."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_network(name, Path(folder))
-        networks = {key: open_network(loaded, options) for key, options in SESSIONS.items()}
-        collapsed = collapse(networks["huge pages"].places)
+        networks = {key: open_network(loaded, key) for key in SESSIONS}
         floor = Floor(weights(loaded.path).bytes, HOP)
     floor.measure()
     swept = np.ones(3 * machine.last_cache_bytes() // 8, np.int64)
@@ -237,14 +199,14 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
                 times, spent = np.zeros((2, max(10, hops * HOP // period // rounds)), np.int64)
                 n = networks[key]
                 lead = int(LEAD * plain)
-                arguments = (n.network.compiled, n.dry, n.places, mags, n.network.mag[0, 0], others, clock, times, spent)
+                arguments = (n.network.compiled, n.places, mags, n.network.mag[0, 0], others, clock, times, spent)
                 in_realtime_thread(partial(run, kind, lead, period, *arguments))
                 got[variant].append(np.array([times, spent]))
         for variant, parts in got.items():
             times, spent = np.concatenate(parts, axis=1)
             found.setdefault(variant, {})[place] = {"step_ms": figures(times / 1e6), "work_ms": figures(spent / 1e6)}
     floor.measure()
-    return {"network": name, "floor_ms": floor.ms(), "floor_bytes": floor.bytes, "collapsed": collapsed, "variants": found}
+    return {"network": name, "floor_ms": floor.ms(), "floor_bytes": floor.bytes, "variants": found}
 
 
 def _typical(n: Network, mags: NDArray[np.float32], clock: native.Clock) -> float:
@@ -252,7 +214,7 @@ def _typical(n: Network, mags: NDArray[np.float32], clock: native.Clock) -> floa
     times, spent = np.zeros((2, 40), np.int64)
     nothing = np.zeros(0, np.int64)
     for kind in (0, DRY, TOUCH | SPIN):
-        fixed = (n.network.compiled, n.dry, n.places, mags, n.network.mag[0, 0], nothing, clock, times, spent)
+        fixed = (n.network.compiled, n.places, mags, n.network.mag[0, 0], nothing, clock, times, spent)
         in_realtime_thread(partial(run, kind, SPIN_FOR, HOP, *fixed))
     return float(np.median(times))
 
@@ -261,9 +223,8 @@ def markdown(report: dict[str, Any]) -> str:
     """The table for people."""
     floor, base = report["floor_ms"], report["variants"]["plain"]
     lines = [
-        f"`bench/variants.py`, network {report['network']}, weights {report['floor_bytes'] / 1e6:.1f} MB, of its memory "
-        f"{report['collapsed'] / 1e6:.1f} MB could be put on huge pages; memory floor warm {floor['warm']:.3f}, "
-        f"cold {floor['cold']:.3f} ms.",
+        f"`bench/variants.py`, network {report['network']}, weights {report['floor_bytes'] / 1e6:.1f} MB; memory floor warm "
+        f"{floor['warm']:.3f}, cold {floor['cold']:.3f} ms.",
         "",
         "| variant | here p50 / p99 ms | to plain | over the cold floor | work p50 ms | swept p50 / p99 ms | to plain |",
         "|---|---|---|---|---|---|---|",

@@ -86,6 +86,9 @@ class Config(BaseModel):
     block: int = Field(0, ge=0, le=8192, description="device block, frames; 0: the server's own (JACK) or one hop")
     provider: Provider = Field("auto", description="where the network runs")
     require_gpu: bool = Field(False, description="end with exit code 3 where the network cannot run on the GPU")
+    rehearse: bool = Field(
+        False, description="run the network once for nothing right before each hop: its step is shorter, the work double (CPU)"
+    )
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
     osc_port: int = Field(9000, ge=0, le=65535, description="UDP port of the OSC server; 0: any free one")
     osc_tcp_port: int | None = Field(
@@ -137,6 +140,8 @@ class Config(BaseModel):
         for key in ("input_channels", "output_channels", "gain"):
             if value and info.data.get(key):
                 raise ValueError(f"expected {key} in each [[stream]], not beside them")
+        if value and info.data.get("rehearse"):
+            raise ValueError("expected none with rehearse = true, which is for one")
         return value
 
     @property

@@ -90,7 +90,7 @@ class Daemon:
         try:
             if engine is None or engine.sample_rate != rate or (isinstance(engine, Separator) and engine.channels != channels):
                 engine = self._engine(rate, channels)
-            return Live(engine, device, self._shares(device))
+            return Live(engine, device, self._shares(device), self.config.rehearse)
         except ValueError as error:
             raise DeviceError(f"{device.name} does not fit the engine: {error}") from error
 

@@ -69,7 +69,7 @@ from .worker import Desk, Line, make_desk
 SETTLE_SECONDS, OBSERVE_SECONDS = 0.3, 1.0
 RING_SECONDS = 1.0  # how long a worker may be held up before input is lost
 MARGIN = 8  # the understudy steps in so much of a hop before the device would run dry, earlier where it has many to bridge
-KEEP_WARM = 2_000_000  # ns between two dry runs of a network on a GPU (see `worker.keep_warm`)
+KEEP_WARM = 2_000_000  # ns between two dry runs of a network on a GPU (see `worker.never_cool`)
 REHEARSALS = 32  # hops that are run before sound is let through
 FADE_OUT_WITHIN = 0.2  # s; a device that does not take the end of the sound is stopped all the same
 
@@ -170,6 +170,8 @@ class Live:
         a `Separator`, which takes all channels of the device; or a `Batch`.
     shares
         which part of the device each slot of the batch has. Slots are there if they have joined; others join later.
+    rehearse
+        whether a CPU runs the network of a `Separator` once for nothing right before each hop (see `worker.rehearse`).
 
     Attributes
     ----------
@@ -184,7 +186,7 @@ class Live:
         the engine does not fit the device.
     """
 
-    def __init__(self, engine: Separator | Batch, device: Device, shares: Sequence[Share] = ()) -> None:
+    def __init__(self, engine: Separator | Batch, device: Device, shares: Sequence[Share] = (), rehearse: bool = False) -> None:
         self.engine = engine
         self.streams: list[Engine] = [*engine.streams] if isinstance(engine, Batch) else [engine]
         self.separator = separator = self.streams[0]
@@ -205,6 +207,7 @@ class Live:
         ]
         self.parts = [Part(of_tap(self.rings, line.tap, n), line.meters) for line, n in zip(self._lines, widths, strict=True)]
         self.meters = self._lines[0].meters
+        self._ahead = rehearse
         self._granted: list[bool] = []  # real-time scheduling, to each thread
         self._threads: list[threading.Thread] = []
         self._seen = 0, time.monotonic()
@@ -218,7 +221,8 @@ class Live:
             return None
         slots = self.engine.compiled if isinstance(self.engine, Batch) else alone(self.engine)
         every = KEEP_WARM if self.engine.provider == "cuda" else 0
-        return make_desk(slots, self._lines, self.rings, self.separator.geometry.hop_length, every)
+        ahead = self._ahead and not every
+        return make_desk(slots, self._lines, self.rings, self.separator.geometry.hop_length, every, ahead)
 
     def _fit(self, device: Device) -> None:
         """Take `device`; its latency is known, and constant, from `open` on."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import cuda, native, ortapi
 from .cuda import Device
+from .hugepages import huge_pages
 from .model import INPUTS, OUTPUTS
 from .ortapi import Api, OrtError
 
@@ -88,7 +89,8 @@ class Session:
         self._handles: list[tuple[int, C.c_void_p]] = []  # (release function, handle), in order of making
         self._failure = np.zeros(1, np.int64)
         self._names = [(C.c_char_p * 3)(*[n.encode() for n in names]) for names in (INPUTS, OUTPUTS)]
-        self._session = self._open(path)
+        with huge_pages():  # the weights, packed for the kernels
+            self._session = self._open(path)
         self._cpu = self.own(ortapi.RELEASE_MEMORY_INFO, api.make(ortapi.CREATE_CPU_MEMORY_INFO, C.c_int(0), C.c_int(0)))
         if self.device:
             place = (C.c_char_p(self.device.memory_name), C.c_int(ortapi.DEVICE_ALLOCATOR), C.c_int(0), C.c_int(0))

@@ -61,7 +61,9 @@ from .rings import (
 )
 
 IDLE, WORKING, STEPPING, BRIDGING = range(4)
-EVERY, LAST, TAKES = range(3)  # of `Desk.warmth`
+EVERY, AHEAD, LAST, TAKES, HOP = range(5)  # of `Desk.warmth`
+EYE = 20_000  # ns between two looks when a hop is due after a dry run
+LEAD = 1.5  # a dry run ahead of a hop begins so many times as long before as one takes
 SHORT_PAUSE = 20_000  # ns; while the understudy finishes a hop
 NEVER = 1 << 62
 
@@ -83,12 +85,16 @@ class Desk(NamedTuple):
     rings: Rings
     clock: native.Clock
     hop: int  # samples
-    warmth: NDArray[np.int64]  # [shape=(3,)]: see `keep_warm`
+    warmth: NDArray[np.int64]  # [shape=(5,)]: see `keep_warm`
 
 
-def make_desk(slots: batch.Slots, lines: list[Line], rings: Rings, hop: int, every: int = 0) -> Desk:
-    """A desk; whoever holds it must hold the lines, too. `every`: ns between two dry runs, 0 for none (see `keep_warm`)."""
-    return Desk(slots, structs.table(lines), rings, native.clock(), hop, np.array([every, 0, NEVER], np.int64))
+def make_desk(slots: batch.Slots, lines: list[Line], rings: Rings, hop: int, every: int = 0, ahead: bool = False) -> Desk:
+    """A desk; whoever holds it must hold the lines, too.
+
+    `every`: ns between two dry runs, 0 for none (see `never_cool`); `ahead`: one before each hop (see `rehearse`).
+    """
+    warmth = np.array([every, ahead, 0, NEVER, -1], np.int64)
+    return Desk(slots, structs.table(lines), rings, native.clock(), hop, warmth)
 
 
 @njit(nogil=True, cache=True)
@@ -105,28 +111,71 @@ def work(d, pause, times, handover):  # type: ignore[no-untyped-def]
             turn(d, times, handover)
             publish(header, TOKEN, IDLE)
         else:
-            keep_warm(d)
-            native.sleep_ns(d.clock.nanosleep, pause)
+            native.sleep_ns(d.clock.nanosleep, min(pause, keep_warm(d)))
 
 
 @njit(nogil=True, cache=True)
 def keep_warm(d):  # type: ignore[no-untyped-def]
-    """A dry run of the network where no hop is due soon: a GPU that waits lowers its clocks, and the next step pays for it.
+    """Where no hop is there: a dry run of the network if one helps the next hop; ns until this wants to be called again.
 
-    `d.warmth`: ns between two of them (0: never), when the last one ended, how long they take. Soon is twice as long as that
-    before the next block; a block that is overdue by a whole period is waited for no more. So a device that is regular never
-    finds the worker at it, and the first block after silence waits for one dry run at most.
+    `d.warmth`: EVERY so many ns, 0 for never; or AHEAD of every hop; when the LAST one ended; how long it TAKES; for which HOP
+    it was, by its first sample.
     """
-    every, header = d.warmth[EVERY], d.rings.header
-    if every == 0 or header[MAX_BLOCK] == 0:
-        return
-    begin, when = native.monotonic_ns(d.clock.gettime), position(header, WHEN)
-    period = header[MAX_BLOCK] * 1_000_000_000 // header[SAMPLE_RATE]
+    if d.rings.header[MAX_BLOCK] == 0:
+        return NEVER
+    if d.warmth[AHEAD]:
+        return rehearse(d)
+    if d.warmth[EVERY]:
+        never_cool(d)
+    return NEVER
+
+
+@njit(nogil=True, cache=True)
+def never_cool(d):  # type: ignore[no-untyped-def]
+    """For a GPU, which lowers its clocks while it waits, and the next step pays for it: a dry run where no hop is due soon.
+
+    Soon is twice as long as one takes before the next block; a block that is overdue by a whole period is waited for no more.
+    So a device that is regular never finds the worker at it, and the first block after silence waits for one dry run at most.
+    """
+    header, begin = d.rings.header, native.monotonic_ns(d.clock.gettime)
+    when, period = position(header, WHEN), header[MAX_BLOCK] * 1_000_000_000 // header[SAMPLE_RATE]
     soon = when + period - 2 * min(d.warmth[TAKES], period // 4) < begin < when + 2 * period
-    if not soon and begin - max(when, d.warmth[LAST]) >= every:
-        batch.dry_run(d.slots.rows)
-        d.warmth[LAST] = native.monotonic_ns(d.clock.gettime)
-        d.warmth[TAKES] = d.warmth[LAST] - begin
+    if not soon and begin - max(when, d.warmth[LAST]) >= d.warmth[EVERY]:
+        dry_run(d, begin)
+
+
+@njit(nogil=True, cache=True)
+def rehearse(d):  # type: ignore[no-untyped-def]
+    """For a CPU, whose caches others use between two hops: a dry run that ends shortly before the hop is due, once for each.
+
+    It is due with the block that completes it, if blocks come at even distances. One that comes sooner waits for the rest of
+    the dry run, which costs nothing that a hop without it had not cost.
+    """
+    header, warmth = d.rings.header, d.warmth
+    first = position(header, IN_READ)
+    blocks = -((position(header, IN_WRITE) - first - d.hop) // header[MAX_BLOCK])  # still to come for this hop
+    due = position(header, WHEN) + blocks * header[MAX_BLOCK] * 1_000_000_000 // header[SAMPLE_RATE]
+    takes = min(warmth[TAKES], d.hop * 1_000_000_000 // header[SAMPLE_RATE] // 4)
+    now = native.monotonic_ns(d.clock.gettime)
+    begin = due - np.int64(LEAD * takes)
+    if blocks <= 0 or now >= due + takes:
+        return NEVER
+    if warmth[HOP] == first or now >= due:
+        return max(due - now, EYE)  # what the caches hold now they do not hold long
+    if now < begin:
+        return begin - now
+    warmth[HOP] = first
+    if now + takes < due:
+        dry_run(d, now)
+    return max(due - native.monotonic_ns(d.clock.gettime), EYE)
+
+
+@njit(nogil=True, cache=True)
+def dry_run(d, begin):  # type: ignore[no-untyped-def]
+    """A dry run, begun at `begin`, and when it was done."""
+    batch.dry_run(d.slots.rows)
+    d.warmth[LAST] = native.monotonic_ns(d.clock.gettime)
+    d.warmth[TAKES] = d.warmth[LAST] - begin
 
 
 @njit(nogil=True, cache=True)

@@ -29,7 +29,9 @@ from tests.training import short_songs  # noqa: E402, F401
 DATA = ROOT.parent / "shared" / "data"
 
 # Side by side with anything else, but never with each other: they play in real time, or own what a machine has one of.
-ROOMS = "cli_view|daemon|device|examples|jack|live|loopback|monitor|osc|pipewire|plugin|readme|recorder|roundtrip|streams"
+ROOMS = (
+    "cli_view|daemon|device|examples|jack|live|loopback|monitor|osc|pipewire|plugin|readme|recorder|rehearse|roundtrip|streams"
+)
 REAL_TIME = re.compile(ROOMS)
 
 

@@ -16,14 +16,14 @@ from tests.servers import REAL_TIME
 from tests.slow import slow_down
 
 
-def play(model, path, block, seconds=4.0, during=None, use_c_api=True, start=0.0, slow=False):
+def play(model, path, block, seconds=4.0, during=None, use_c_api=True, start=0.0, slow=False, rehearse=False):
     """What the device played `[shape=(channels, samples)]`, and the Live that made it."""
     rate = soundfile.info(path).samplerate
     samples, _ = soundfile.read(path, frames=int(seconds * rate), start=int(start * rate), dtype="float32")
     beginning = path.with_name("beginning.wav")
     soundfile.write(beginning, samples, rate, subtype="FLOAT")
     device = FileDevice(beginning, block, 0.008, 2)
-    live = Live(Separator(model, device.sample_rate, device.in_channels, use_c_api=use_c_api), device)
+    live = Live(Separator(model, device.sample_rate, device.in_channels, use_c_api=use_c_api), device, rehearse=rehearse)
     if slow:
         live.slow = slow_down(live.separator)
     live.prepare()

@@ -98,8 +98,10 @@ class Handover(NamedTuple):
     report: dict[str, Any]
 
 
-def measure(separator: Separator, sound: NDArray[np.float32], hops: int, tick: Callable[[], None] = nothing) -> Handover:
-    """Run `hops` hops of `sound` `[shape=(frames, channels)]` through the live path.
+def measure(
+    separator: Separator, sound: NDArray[np.float32], hops: int, tick: Callable[[], None] = nothing, rehearse: bool = False
+) -> Handover:
+    """Run `hops` hops of `sound` `[shape=(frames, channels)]` through the live path; `rehearse` as `Live` has it.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def measure(separator: Separator, sound: NDArray[np.float32], hops: int, tick: C
     """
     block = separator.geometry.hop_length
     device = PacedDevice(sound, separator.sample_rate, block, 2 * len(separator.sources), hops + SPARE)
-    live = Live(separator, device)
+    live = Live(separator, device, rehearse=rehearse)
     live.prepare()
     reader = meters.Reader(live.meters)
     times = []

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .. import StreamsepError, engine, native, ort
 from ..engine import Separator
 from ..rings import make_rings, put, record, take
+from ..worker import LEAD
 from .threads import in_realtime_thread, nothing
 
 DUE, BEGUN, ANALYSED, ANSWERED, DONE = range(5)
@@ -33,19 +34,25 @@ class BenchError(StreamsepError):
 
 
 @njit(nogil=True, cache=True)
-def run(s, step, rings, sound, period, clock, stamps, stop):  # type: ignore[no-untyped-def]
+def run(s, step, rings, sound, period, rehearse, clock, stamps, stop):  # type: ignore[no-untyped-def]
     """As many hops of `sound` `[shape=(frames, channels)]` as `stamps` `[shape=(hops, 5)]` has rows, one each `period` ns.
 
-    `period` 0: back to back. `stamps` gets ns of the monotonic clock.
+    `period` 0: back to back. `rehearse`: with a dry run before each, as `worker.rehearse`. `stamps` gets ns of the monotonic
+    clock.
     """
     native.flush_denormals()
     hop = s.x.shape[1]
-    start = native.monotonic_ns(clock.gettime) + period
+    start, takes = native.monotonic_ns(clock.gettime) + period, period // 4
     for k in range(stamps.shape[0]):
         if stop[0]:
             break
         first = k * hop % (sound.shape[0] - hop)
         stamps[k, DUE] = start + k * period if period else native.monotonic_ns(clock.gettime)
+        if rehearse:
+            sleep_until(stamps[k, DUE] - np.int64(LEAD * takes), clock)
+            begin = native.monotonic_ns(clock.gettime)
+            ort.dry_run(step)
+            takes = min(native.monotonic_ns(clock.gettime) - begin, period // 4)
         sleep_until(stamps[k, DUE], clock)
         record(rings.header, rings.inward, sound[first : first + hop], hop)
         take(rings, s.x)
@@ -93,9 +100,16 @@ class Times(NamedTuple):
 
 
 def measure(
-    separator: Separator, sound: NDArray[np.float32], hops: int, paced: bool, tick: Callable[[], None] = nothing
+    separator: Separator,
+    sound: NDArray[np.float32],
+    hops: int,
+    paced: bool,
+    tick: Callable[[], None] = nothing,
+    rehearse: bool = False,
 ) -> Times:
     """Time stamps of `hops` hops through `separator`, which must be `native`; its state is reset before.
+
+    `rehearse`: paced ones with a dry run before each.
 
     Raises
     ------
@@ -112,7 +126,7 @@ def measure(
 
     def hops_of(stop: NDArray[np.int64]) -> None:
         separator.network.warm()
-        run(separator.state, step, rings, sound, period if paced else 0, clock, stamps, stop)
+        run(separator.state, step, rings, sound, period if paced else 0, paced and rehearse, clock, stamps, stop)
 
     in_realtime_thread(hops_of, tick)
     if separator.counts["failed_steps"]:

@@ -29,11 +29,12 @@ class Settings:
     sample_rate: int = 48_000  # Hz
     channels: int = 2
     streams: int = 1  # 0: as many as hold their deadlines
+    rehearse: bool = False  # a dry run before each hop
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"mode": "paced" if self.paced else "back to back"} | {
-            name: getattr(self, name) for name in ("hops", "sample_rate", "channels")
+            name: getattr(self, name) for name in ("hops", "sample_rate", "channels", "rehearse")
         }
 
 

@@ -56,12 +56,13 @@ def measure(settings: Settings, tick: Callable[[float], None] = lambda share: No
         def run(paced: bool) -> Times:
             if scaling:
                 return many.measure(scaling.measured, settings.hops, paced, ticker)
-            return hops.measure(separator, sound, settings.hops, paced, ticker)
+            return hops.measure(separator, sound, settings.hops, paced, ticker, settings.rehearse)
 
         times = scaling.tried[scaling.measured] if scaling else run(settings.paced)
         floor.measure(ticker)
         loop = run(False) if settings.paced else times
-        live = handover.measure(separator, sound, settings.hops if settings.paced else HANDOVER_BESIDE, ticker)
+        count = settings.hops if settings.paced else HANDOVER_BESIDE
+        live = handover.measure(separator, sound, count, ticker, settings.rehearse)
     if separator.network.provider == "cuda":
         facts["gpu"] = machine.gpu()
     return Measurement(

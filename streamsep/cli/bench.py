@@ -31,6 +31,7 @@ MOST_STREAMS = 4096
 @click.option(
     "--paced/--back-to-back", default=True, help="One hop when it is due, as the daemon runs (default), or one after the other."
 )
+@click.option("--rehearse", is_flag=True, help="With a dry run of the network right before each hop, as `run --rehearse`.")
 @click.option("--load", type=click.Choice(["gil", "cpu"]), help="Beside a Python thread that hogs the GIL, or busy cores.")
 @click.option("--rate", default=48_000, show_default=True, type=click.IntRange(8_000, 192_000), help="Sample rate, Hz.")
 @click.option("--channels", default=2, show_default=True, type=click.IntRange(1, 8), help="Of the input.")
@@ -49,6 +50,8 @@ def bench(
     streamsep bench --streams -o report            # how many streams hold, and what each number costs
     streamsep bench --model big.onnx --provider cuda --json
     """
+    if options["rehearse"] and not (streams == "1" and options["paced"]):
+        raise ConfigError("rehearse=True: expected one stream at the pace of the sound, neither --streams nor --back-to-back")
     from ..benchmark import measuring
     from ..ort import fallen_back
 
@@ -91,6 +94,7 @@ def _print(r: dict[str, Any]) -> None:
 
     model, load = r["model"], f", beside load {r['load']['name']}" if r["load"] else ""
     many = f", {r['streams']['measured']} streams" if r["streams"] else ""
+    many += ", rehearsed" if r["rehearse"] else ""
     out.print(
         f"{model['name']} ({model['network']}, {model['precision']}, {model['parameters'] / 1e6:.1f} M parameters) on "
         f"{r['provider']}, {r['sample_rate']} Hz, {r['channels']} ch, {r['hops']} hops {r['mode']}{many}{load}",
