@@ -11,7 +11,7 @@ from streamsep.model import ModelError
 from train.checkpoint import CheckpointError
 from train.datasets import DataError
 
-from .exporter import Precision, export
+from .exporter import Precision, PrecisionError, export
 from .parity import ParityError
 
 
@@ -32,7 +32,7 @@ def main(checkpoint: Path, out: Path, quantize: Precision | None, roots: tuple[P
         raise click.UsageError(f"folder {str(out.parent)!r} does not exist: make it, or give another --out")
     try:
         contract, parity = export(checkpoint, out, quantize or "fp32", roots)
-    except (CheckpointError, DataError, ParityError, ModelError, OSError) as error:
+    except (CheckpointError, DataError, ParityError, PrecisionError, ModelError, OSError) as error:
         click.echo(f"export: {error}", err=True)
         sys.exit(1)
     megabytes = out.stat().st_size / 1e6

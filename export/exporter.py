@@ -15,12 +15,17 @@ import streamsep.model
 from streamsep.model import METADATA_KEY, Contract
 from train import checkpoint
 from train.config import Config
-from train.model import MaskLSTM
+from train.bands import BandLSTM
+from train.model import MaskLSTM, MaskNetwork
 
-from . import graph, int8, parity
+from . import bands, graph, int8, parity
 from .parity import Parity
 
 Precision = Literal["fp32", "fp16", "int8"]
+
+
+class PrecisionError(Exception):
+    """There is no graph of that precision of this network."""
 
 
 def export(source: Path, target: Path, precision: Precision = "fp32", roots: Sequence[Path] = ()) -> tuple[Contract, Parity]:
@@ -30,8 +35,9 @@ def export(source: Path, target: Path, precision: Precision = "fp32", roots: Seq
 
     Raises
     ------
-    CheckpointError, DataError, ParityError, ModelError
-        the checkpoint or the data cannot be read; the file differs from the network; the runtime refuses the file.
+    CheckpointError, DataError, ParityError, PrecisionError, ModelError
+        the checkpoint or the data cannot be read; the file differs from the network; no graph of this precision; the runtime
+        refuses the file.
     """
     content = checkpoint.load(source)
     config, model = checkpoint.config_of(content), checkpoint.trained(content)
@@ -41,19 +47,36 @@ def export(source: Path, target: Path, precision: Precision = "fp32", roots: Seq
         write(model, made, precision)
         result = parity.measure(model, made, mags)
         result.check(precision)
-        contract = describe(content, config, precision, result, sounds)
+        contract = describe(content, config, model, precision, result, sounds)
         _attach(made, contract)
         streamsep.model.load(made)
         os.replace(made, target)
     return contract, result
 
 
-def write(model: MaskLSTM, path: Path, precision: Precision) -> None:
-    """The bare graph, without its contract."""
-    onnx.save(int8.build(model) if precision == "int8" else graph.build(model, precision), path)
+def write(model: MaskNetwork, path: Path, precision: Precision) -> None:
+    """The bare graph, without its contract.
+
+    Raises
+    ------
+    PrecisionError
+        there is no such graph of this network.
+    """
+    onnx.save(_build(model, precision), path)
 
 
-def describe(content: dict[str, Any], config: Config, precision: Precision, result: Parity, sounds: str) -> Contract:
+def _build(model: MaskNetwork, precision: Precision) -> onnx.ModelProto:
+    if isinstance(model, BandLSTM):
+        if precision == "int8":
+            raise PrecisionError("precision='int8': expected fp32 or fp16 for network='bands', whose weights are few")
+        return bands.build(model, precision)
+    assert isinstance(model, MaskLSTM)
+    return int8.build(model) if precision == "int8" else graph.build(model, precision)
+
+
+def describe(
+    content: dict[str, Any], config: Config, model: MaskNetwork, precision: Precision, result: Parity, sounds: str
+) -> Contract:
     """What the file says about itself; names and figures, no paths."""
     quality: dict[str, Any] = {
         "parity": {
@@ -87,8 +110,8 @@ def describe(content: dict[str, Any], config: Config, precision: Precision, resu
         hop_length=config.hop_length,
         n_bins=config.n_bins,
         sources=config.sources,
-        layers=config.layers,
-        hidden=config.hidden,
+        layers=model.layers,
+        hidden=model.state_size,
         precision=precision,
         licence=config.licence,
         training=training,

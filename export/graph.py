@@ -8,29 +8,23 @@ empty `sequence_lens`). A GPU multiplies these float32 weights on its tensor cor
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto
 
 from train.model import LOG_FLOOR, MASK_FLOOR, RMS_FLOOR, MaskLSTM
 
-from .nodes import Nodes, masking, weights
-
-Precision = Literal["fp32", "fp16"]
+from .nodes import Nodes, Precision, lstm_weights, masking, stored
 
 
 def build(model: MaskLSTM, precision: Precision = "fp32") -> onnx.ModelProto:
     """The graph of `model`: mag, h, c -> mask, h_out, c_out, float32 at its edges, axes `streams` and `frames` free."""
     g = Nodes()
-    layers = model.lstm.num_layers
+    layers = model.layers
     x = g.add("Transpose", _features(g, model), perm=[1, 0, 2])  # (frames, streams, n_bins): the LSTM's order
     states = {s: g.layers(s, layers) for s in "hc"}
     ends: dict[str, list[str]] = {"h": [], "c": []}
     for layer in range(layers):
-        inputs = [x, *_lstm_weights(g, model, layer, precision), "", states["h"][layer], states["c"][layer]]
+        inputs = [x, *lstm_weights(g, model.lstm, str(layer), precision, layer), "", states["h"][layer], states["c"][layer]]
         outputs = [f"y_{layer}", f"h_end_{layer}", f"c_end_{layer}"]
         y, h, c = g.add_many("LSTM", inputs, outputs, hidden_size=model.lstm.hidden_size)
         x = g.add("Squeeze", y, g.axis(1))  # (frames, directions=1, streams, hidden) -> (frames, streams, hidden)
@@ -52,26 +46,9 @@ def _features(g: Nodes, model: MaskLSTM) -> str:
     return g.add("Div", g.add("Sub", log, g.constant("mean", mean)), g.constant("std", std))
 
 
-def _lstm_weights(g: Nodes, model: MaskLSTM, layer: int, precision: Precision) -> list[str]:
-    """W, R and B of one layer."""
-    biases = np.concatenate([weights(model, "bias_ih", layer), weights(model, "bias_hh", layer)])
-    return [
-        _stored(g, f"W_{layer}", weights(model, "weight_ih", layer)[None], precision),  # (directions=1, 4 hidden, inputs)
-        _stored(g, f"R_{layer}", weights(model, "weight_hh", layer)[None], precision),
-        _stored(g, f"B_{layer}", biases[None], precision),
-    ]
-
-
 def _heads(g: Nodes, model: MaskLSTM, x: str, precision: Precision) -> str:
     """x W + b of all sources, `[shape=(streams, frames, sources * n_bins)]`."""
     weight = model.heads.weight.detach().cpu().numpy().T  # (hidden, sources * n_bins)
     bias = model.heads.bias.detach().cpu().numpy()
-    product = g.add("MatMul", x, _stored(g, "heads_weight", weight, precision))
-    return g.add("Add", product, _stored(g, "heads_bias", bias, precision))
-
-
-def _stored(g: Nodes, name: str, value: NDArray[np.float32], precision: Precision) -> str:
-    """A trained tensor, float32 to the nodes whatever its precision in the file; its name."""
-    if precision == "fp32":
-        return g.constant(name, value)
-    return g.add("Cast", g.constant(f"{name}_fp16", value.astype(np.float16)), to=TensorProto.FLOAT, out=name)
+    product = g.add("MatMul", x, stored(g, "heads_weight", weight, precision))
+    return g.add("Add", product, stored(g, "heads_bias", bias, precision))

@@ -33,9 +33,8 @@ from onnx import TensorProto, helper
 
 from train.model import LOG_FLOOR, MASK_FLOOR, RMS_FLOOR, MaskLSTM
 
-from .nodes import Nodes, masking, weights
+from .nodes import Nodes, masking, padded, weights
 
-VECTOR = 16  # float32 in the widest register
 PAIR = 127  # of the 2**15 / 255 = 128.5 that are safe: each of the two is rounded, by half a step at most
 
 Floats = NDArray[np.float32]
@@ -44,7 +43,7 @@ Floats = NDArray[np.float32]
 def build(model: MaskLSTM) -> onnx.ModelProto:
     """The graph of `model`: mag, h, c -> mask, h_out, c_out, float32 at its edges, axes `streams` and `frames` free."""
     g = Nodes()
-    layers = model.lstm.num_layers
+    layers = model.layers
     gates = _first_layer(g, model, _features(g, model))  # (frames, streams, 4 hidden)
     states = [*g.layers("h", layers), *g.layers("c", layers)]
     ends = [f"{s}_end_{layer}" for s in "hc" for layer in range(layers)]
@@ -77,7 +76,7 @@ class _Matrix:
 
 def _features(g: Nodes, model: MaskLSTM) -> str:
     """log(mag / (rms + floor) + floor) as uint8, `[shape=(frames, streams, padded bins)]`, bins in turn."""
-    bins, width = model.lstm.input_size, _padded(model.lstm.input_size)
+    bins, width = model.n_bins, padded(model.n_bins)
     x = g.add("Pad", "mag", g.constant("pads", np.asarray([0, 0, 0, 0, 0, width - bins], np.int64)))
     square = g.add("ReduceSum", g.add("Mul", x, x), g.axis(2), keepdims=1)
     rms = g.add("Sqrt", g.add("Mul", square, g.scalar("one_over_bins", 1 / bins)))
@@ -90,13 +89,9 @@ def _features(g: Nodes, model: MaskLSTM) -> str:
     return g.add("Reshape", q, g.constant("bins_in_turn", np.asarray([0, 0, width], np.int64)))
 
 
-def _padded(bins: int) -> int:
-    return -(-bins // VECTOR) * VECTOR
-
-
 def _take_turns(value: Floats) -> Floats:
     """Rows of `value` `[shape=(bins, ...)]`, padded with zeros, the lower and the upper half taking turns."""
-    width = _padded(len(value))
+    width = padded(len(value))
     padded = np.pad(value, [(0, width - len(value)), *[(0, 0)] * (value.ndim - 1)])
     return padded[np.arange(width).reshape(2, -1).T.ravel()]
 
@@ -119,19 +114,19 @@ def _first_layer(g: Nodes, model: MaskLSTM, features: str) -> str:
     W (f - mean) / std + b = V f + (b - V mean) with V = W / std, the V that was rounded: what rounding takes away is then
     multiplied by the features' deviation and not by their mean, which is three times as large.
     """
-    weight = (weights(model, "weight_ih", 0) / model.std.cpu().numpy()).T
+    weight = (weights(model.lstm, "weight_ih", 0) / model.std.cpu().numpy()).T
     matrix = _Matrix("W_0", _take_turns(weight))
     bias = _bias(model, 0) - _take_turns(model.mean.cpu().numpy()) @ (matrix.quantised * matrix.scale)
     return matrix.times(g, features, *_of_features(g, len(weight)), bias)
 
 
 def _bias(model: MaskLSTM, layer: int) -> Floats:
-    return weights(model, "bias_ih", layer) + weights(model, "bias_hh", layer)
+    return weights(model.lstm, "bias_ih", layer) + weights(model.lstm, "bias_hh", layer)
 
 
 def _frame(outer: Nodes, model: MaskLSTM) -> onnx.GraphProto:
     """All layers for one frame, a loop's body: states and the first layer's gates in, states and the last h in 8 bits out."""
-    g, layers = Nodes(outer), model.lstm.num_layers
+    g, layers = Nodes(outer), model.layers
     zero, scale = _of_state(g)
     step = g.scalar("state_step", scale)
     hs, cs = ([f"frame_{s}_{layer}" for layer in range(layers)] for s in "hc")
@@ -139,11 +134,11 @@ def _frame(outer: Nodes, model: MaskLSTM) -> onnx.GraphProto:
     below = ""
     for layer in range(layers):
         own = g.add("QuantizeLinear", hs[layer], step, zero)
-        recurrent = weights(model, "weight_hh", layer).T
+        recurrent = weights(model.lstm, "weight_hh", layer).T
         if layer == 0:
             gates = g.add("Add", "frame_gates", _Matrix("R_0", recurrent).times(g, own, zero, scale))
         else:  # one product for both: h of the layer below, then its own
-            both = np.concatenate([weights(model, "weight_ih", layer).T, recurrent])
+            both = np.concatenate([weights(model.lstm, "weight_ih", layer).T, recurrent])
             x = g.add("Concat", below, own, axis=2)
             gates = _Matrix(f"WR_{layer}", both).times(g, x, zero, scale, _bias(model, layer))
         h, c = _cell(g, gates, cs[layer], model.lstm.hidden_size)

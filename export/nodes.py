@@ -7,16 +7,21 @@ named axes and no exporter's leftovers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
-from train.model import MaskLSTM
+from train.model import MaskNetwork
 
+VECTOR = 16  # float32 in the widest register: what is padded to whole ones takes no other way through a rest
 OPSET = 17  # layer by layer supported by ONNX Runtime 1.20 on every provider; nothing newer is needed
 IR_VERSION = 8
+
+Precision = Literal["fp32", "fp16"]
 
 
 class Nodes:
@@ -57,10 +62,9 @@ class Nodes:
             return [state]
         return self.add_many("Split", [state], [f"{state}_{layer}" for layer in range(layers)], axis=0)
 
-    def model(self, model: MaskLSTM) -> onnx.ModelProto:
+    def model(self, model: MaskNetwork) -> onnx.ModelProto:
         """The whole graph: mag, h, c -> mask, h_out, c_out, float32, the axes `streams` and `frames` free."""
-        lstm = model.lstm
-        state, bins = (lstm.num_layers, "streams", lstm.hidden_size), lstm.input_size
+        state, bins = (model.layers, "streams", model.state_size), model.n_bins
         inputs = [_tensor("mag", "streams", "frames", bins), _tensor("h", *state), _tensor("c", *state)]
         masks = _tensor("mask", "streams", "frames", model.sources, bins)
         outputs = [masks, _tensor("h_out", *state), _tensor("c_out", *state)]
@@ -75,16 +79,38 @@ def _tensor(name: str, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def weights(model: MaskLSTM, name: str, layer: int) -> NDArray[np.float32]:
-    """`name` of an LSTM layer. Gates: PyTorch has input, forget, cell, output; ONNX input, output, forget, cell."""
-    value: NDArray[np.float32] = getattr(model.lstm, f"{name}_l{layer}").detach().cpu().numpy()
+def padded(bins: int) -> int:
+    """So many places hold that many bins in whole vectors."""
+    return -(-bins // VECTOR) * VECTOR
+
+
+def weights(lstm: nn.LSTM, name: str, layer: int = 0) -> NDArray[np.float32]:
+    """`name` of an LSTM's layer. Gates: PyTorch has input, forget, cell, output; ONNX input, output, forget, cell."""
+    value: NDArray[np.float32] = getattr(lstm, f"{name}_l{layer}").detach().cpu().numpy()
     i, f, c, o = np.split(value, 4)
     return np.concatenate([i, o, f, c])
 
 
-def masking(g: Nodes, model: MaskLSTM, y: str, floor: float) -> None:
+def lstm_weights(g: Nodes, lstm: nn.LSTM, name: str, precision: Precision, layer: int = 0) -> list[str]:
+    """W, R and B of one layer, for an LSTM node."""
+    biases = np.concatenate([weights(lstm, "bias_ih", layer), weights(lstm, "bias_hh", layer)])
+    return [
+        stored(g, f"W_{name}", weights(lstm, "weight_ih", layer)[None], precision),  # (directions=1, 4 hidden, inputs)
+        stored(g, f"R_{name}", weights(lstm, "weight_hh", layer)[None], precision),
+        stored(g, f"B_{name}", biases[None], precision),
+    ]
+
+
+def stored(g: Nodes, name: str, value: NDArray[np.float32], precision: Precision) -> str:
+    """A trained tensor, float32 to the nodes whatever its precision in the file; its name."""
+    if precision == "fp32":
+        return g.constant(name, value)
+    return g.add("Cast", g.constant(f"{name}_fp16", value.astype(np.float16)), to=TensorProto.FLOAT, out=name)
+
+
+def masking(g: Nodes, model: MaskNetwork, y: str, floor: float) -> None:
     """The masking layer from the heads `[shape=(streams, frames, ..., sources * n_bins)]`: relu, (y + e) / sum(y + e)."""
-    shape = g.constant("mask_shape", np.asarray([0, 0, model.sources, model.lstm.input_size], np.int64))  # 0: as it comes
+    shape = g.constant("mask_shape", np.asarray([0, 0, model.sources, model.n_bins], np.int64))  # 0: as it comes
     raised = g.add("Add", g.add("Reshape", g.add("Relu", y), shape), g.scalar("mask_floor", floor))
     total = g.add("ReduceSum", raised, g.axis(2), keepdims=1)
     g.add("Div", raised, total, out="mask")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import streamsep
 from train import datasets
 from train.config import Config
-from train.model import MaskLSTM
+from train.model import MaskNetwork
 from train.stft import Transform
 
 LARGEST_DIFFERENCE = 1e-4
@@ -83,7 +83,7 @@ def _mixture(recording: datasets.Recording) -> datasets.Signal:
     return mixture
 
 
-def measure(model: MaskLSTM, path: Path, mags: Sequence[Mags]) -> Parity:
+def measure(model: MaskNetwork, path: Path, mags: Sequence[Mags]) -> Parity:
     """Compare the network with the file at `path` on magnitudes `[shape=(1, frames, n_bins)]` each."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # a single frame is too little for two
@@ -95,12 +95,12 @@ def measure(model: MaskLSTM, path: Path, mags: Sequence[Mags]) -> Parity:
 
 
 @torch.no_grad()
-def whole(model: MaskLSTM, mag: Mags) -> NDArray[np.float32]:
+def whole(model: MaskNetwork, mag: Mags) -> NDArray[np.float32]:
     """PyTorch's masks `[shape=(streams, frames, sources, n_bins)]` in one call."""
     return model(torch.from_numpy(mag), model.initial(len(mag)))[0].numpy()
 
 
-def hop_by_hop(session: onnxruntime.InferenceSession, model: MaskLSTM, mag: Mags) -> NDArray[np.float32]:
+def hop_by_hop(session: onnxruntime.InferenceSession, model: MaskNetwork, mag: Mags) -> NDArray[np.float32]:
     """The file's masks, one frame a call, its state carried."""
     h, c = (s.numpy() for s in model.initial(len(mag)))
     masks = []

@@ -15,6 +15,7 @@ import streamsep.model
 from export import exporter, graph, int8, parity
 from export.__main__ import main
 from export.exporter import export
+from streamsep import rows
 from train import checkpoint, config
 from train.model import MaskLSTM
 
@@ -29,8 +30,9 @@ def write_checkpoint(path: Path, settings: config.Config) -> Path:
     torch.manual_seed(0)
     model = checkpoint.network(settings)
     with torch.no_grad():
-        for weight in model.lstm.parameters():
-            weight.mul_(1.25)
+        for module in model.modules():
+            for weight in module.parameters() if isinstance(module, torch.nn.LSTM) else ():
+                weight.mul_(1.25)
         model.mean.uniform_(-6, -2)
         model.std.uniform_(0.5, 2)
     content = {
@@ -56,6 +58,30 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def network(source) -> MaskLSTM:
     return checkpoint.trained(checkpoint.load(source))
+
+
+@pytest.fixture(scope="module")
+def banded(tmp_path_factory) -> Path:
+    settings = config.load("tiny").model_copy(update={"network": "bands", "layers": 2, "hidden": 32, "width": 32})
+    return write_checkpoint(tmp_path_factory.mktemp("bands") / "best.pt", settings)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_bands_do_what_the_network_does_and_share_a_call(banded, tmp_path, precision):
+    contract, result = export(banded, tmp_path / "out.onnx", precision)
+    assert result.difference <= 1e-4 or precision != "fp32"
+    assert result.snr_db > ({"fp32": 100.0} | parity.LEAST_SNR_DB)[precision]
+    loaded = streamsep.model.load(tmp_path / "out.onnx")
+    assert loaded.contract == contract
+    assert contract.hidden == 32 * checkpoint.trained(checkpoint.load(banded)).bands
+    assert rows.RowsNetwork(loaded, 9).together, "no stream hears another by a bit"
+
+
+def test_bands_have_no_8_bits(banded, tmp_path):
+    result = CliRunner().invoke(main, [str(banded), "-o", str(tmp_path / "out.onnx"), "--quantize", "int8"])
+    assert result.exit_code == 1
+    assert "precision='int8': expected fp32 or fp16 for network='bands'" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

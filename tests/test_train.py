@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from tests.training import RATE, ROOT, command, music, voice
 from train import checkpoint, config, curve, datasets, loss
 from train.__main__ import main
-from train.model import MaskLSTM
+from train.bands import BandLSTM, edges
+from train.model import MaskLSTM, MaskNetwork
 from train.parallel import Group
 from train.stft import Transform
 from train.trainer import Trainer
@@ -52,10 +53,16 @@ def run(t: Trainer, steps: int | None = None) -> bool:
 # --- network ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def model() -> MaskLSTM:
+def untrained(kind: str) -> MaskNetwork:
     torch.manual_seed(0)
+    if kind == "bands":
+        return BandLSTM(n_bins=65, bin_hz=125.0, width=16, hidden=12, layers=2, sources=2).eval()
     return MaskLSTM(n_bins=65, hidden=24, layers=2, sources=2).eval()
+
+
+@pytest.fixture(scope="module", params=["lstm", "bands"])
+def model(request) -> MaskNetwork:
+    return untrained(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +75,8 @@ def test_masks_sum_to_one_even_where_all_heads_are_off(model, mag):
     assert mask.shape == (3, 40, 2, 65)
     assert (mask >= 0).all()
     torch.testing.assert_close(mask.sum(2), torch.ones(3, 40, 65))
-    dead = MaskLSTM(n_bins=65, hidden=24, layers=2, sources=2)
-    torch.nn.init.constant_(dead.heads.bias, -100.0)
+    dead = untrained("lstm" if isinstance(model, MaskLSTM) else "bands")
+    torch.nn.init.constant_(dead.heads.bias if isinstance(dead, MaskLSTM) else dead.heads_bias, -100.0)
     torch.testing.assert_close(dead(mag, dead.initial(3))[0], torch.full((3, 40, 2, 65), 0.5))
 
 
@@ -104,6 +111,29 @@ def test_silence_gives_finite_masks(model):
     assert torch.isfinite(mask).all()
     assert torch.isfinite(h).all()
     assert torch.isfinite(c).all()
+
+
+@pytest.mark.parametrize(("n_bins", "bin_hz"), [(513, 15.625), (257, 31.25), (65, 125.0), (2049, 10.77), (5, 2_000.0)])
+def test_bands_hold_every_bin_once_and_grow_wider(n_bins, bin_hz):
+    found = edges(n_bins, bin_hz)
+    widths = np.diff(found)
+    assert found[0] == 0
+    assert found[-1] == n_bins
+    assert (widths > 0).all()
+    assert (np.diff(widths[:-1]) >= 0).all()
+
+
+def test_bands_know_of_each_other_only_across_the_frame():
+    """A change in one bin reaches the masks of all bands in that frame and later ones."""
+    network = untrained("bands")
+    mag = torch.rand(1, 20, 65, generator=torch.Generator().manual_seed(1)) ** 4
+    changed = mag.clone()
+    changed[0, 10, 30] *= 50
+    before, after = (network(m, network.initial(1))[0] for m in (mag, changed))
+    moved = (before - after).abs().amax((0, 2))
+    assert (moved[:10] == 0).all()
+    assert (moved[10] > 0).float().mean() > 0.9
+    assert (moved[11:] > 0).any()
 
 
 # --- transform and losses ---------------------------------------------------------------------------------------------

@@ -45,13 +45,25 @@ def facts(model: Model) -> str:
     rows = {
         "file": f"`{c.name}.onnx`, {c.precision}, {model.size / 2**20:.1f} MiB",
         "latency": f"{c.latency_ms:g} ms, algorithmic; causal, no look-ahead",
-        "network": f"{c.layers} LSTM layers of {c.hidden} units, one dense ReLU head a source, masking layer",
+        "network": network(c),
         "input": f"magnitude of the mono downmix, {c.sample_rate / 1000:g} kHz bins, window {c.n_fft * ms:g} ms, "
         f"synthesis {c.synthesis_length * ms:g} ms, hop {c.hop_length * ms:g} ms",
         "sources": ", ".join(c.sources),
         "licence": c.licence,
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+
+
+def network(c: Contract) -> str:
+    """In a line."""
+    config = c.training.get("config", {})
+    if config.get("network") == "bands":
+        units = config["hidden"]
+        return (
+            f"{c.layers} blocks over {c.hidden // units} bands: an LSTM of {units} units along time, the same for each band, then "
+            "two layers across the bands; ReLU heads of each band, masking layer"
+        )
+    return f"{c.layers} LSTM layers of {c.hidden} units, one dense ReLU head a source, masking layer"
 
 
 def runs(contract: Contract) -> str:

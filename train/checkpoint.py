@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from .bands import BandLSTM
 from .config import Config, ConfigError, validate
-from .model import MaskLSTM
+from .model import MaskLSTM, MaskNetwork
 
 FORMAT = 1
 
@@ -65,12 +66,15 @@ def config_of(content: dict[str, Any]) -> Config:
         raise CheckpointError(f"{error}; the checkpoint was made by another version of train") from error
 
 
-def network(config: Config) -> MaskLSTM:
+def network(config: Config) -> MaskNetwork:
     """An untrained network of the configuration's shape."""
-    return MaskLSTM(config.n_bins, config.hidden, config.layers, len(config.sources), config.dropout)
+    size = config.hidden, config.layers, len(config.sources), config.dropout
+    if config.network == "bands":
+        return BandLSTM(config.n_bins, config.bin_hz, config.width, *size)
+    return MaskLSTM(config.n_bins, *size)
 
 
-def trained(content: dict[str, Any]) -> MaskLSTM:
+def trained(content: dict[str, Any]) -> MaskNetwork:
     """The network with the averaged weights, for inference."""
     model = network(config_of(content))
     model.load_state_dict(content["ema"])

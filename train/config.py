@@ -85,8 +85,10 @@ class Config(Strict):
     synthesis_length: int = Field(default=256, gt=0)
     hop_length: int = Field(default=128, gt=0)
 
+    network: Literal["lstm", "bands"] = Field(default="lstm", description="every layer sees all bins, or band by band")
     layers: int = Field(default=3, gt=0)
-    hidden: int = Field(default=1000, gt=0)
+    hidden: int = Field(default=1000, gt=0, description="units of a layer; of bands: for each band")
+    width: int = Field(default=64, gt=0, description="channels of a band")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="between the LSTM layers")
 
     loss: Literal["discriminative", "sdr"] = "discriminative"
@@ -125,6 +127,11 @@ class Config(Strict):
     def n_bins(self) -> int:
         """Bins of a spectrum."""
         return self.n_fft // 2 + 1
+
+    @property
+    def bin_hz(self) -> float:
+        """From one bin to the next."""
+        return self.sample_rate / self.n_fft
 
     @property
     def samples(self) -> int:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from .datasets import Recording
-from .model import MaskLSTM
+from .model import MaskNetwork
 from .stft import Transform
 
 
 @torch.no_grad()
-def nsdr(model: MaskLSTM, transform: Transform, recording: Recording) -> list[float]:
+def nsdr(model: MaskNetwork, transform: Transform, recording: Recording) -> list[float]:
     """What each source of `recording` gains over the mixture at 0 dB, from a zero state: from its start, as at run time."""
     both = [torch.tensor(stem) for stem in (recording.voice, recording.accompaniment)]
     stems = torch.stack(both)[None].to(model.mean.device)

@@ -23,7 +23,7 @@ from .budget import Budget
 from .config import Config, ConfigError
 from .datasets import DataSet, Recording
 from .loader import Loader
-from .model import MaskLSTM, State
+from .model import MaskNetwork, State
 from .parallel import Group
 from .report import Report
 from .stft import Transform
@@ -74,7 +74,7 @@ class Trainer:
         with torch.no_grad():
             self._standardise()
         self.network = group.wrap(self.model)  # the same weights, their gradients averaged over the processes
-        self.ema: MaskLSTM = deepcopy(self.model).requires_grad_(False).eval()
+        self.ema: MaskNetwork = deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self.state: State = self.model.initial(len(self._rows))
         self.init: dict[str, Any] | None = None
@@ -275,7 +275,7 @@ class Trainer:
         self.report.rows = list(content["history"])
 
 
-def _groups(model: MaskLSTM, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: MaskNetwork, weight_decay: float) -> list[dict[str, Any]]:
     """Weights decay, biases do not: they set where gates and masks rest."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     biases = [p for p in model.parameters() if p.ndim == 1]
