@@ -80,7 +80,8 @@ def _block(g: Nodes, block: Block, name: str, z: str, h: str, c: str, precision:
     x = _norm(g, block.norm_bands, f"norm_bands_{name}", z)
     x = g.add("Relu", _across(g, block.up, f"up_{name}", x, precision))
     z = g.add("Add", z, _across(g, block.down, f"down_{name}", x, precision))
-    return z, *(g.add("Reshape", s, _shape(g, 1, -1, bands * hidden)) for s in (h, c))
+    h, c = (g.add("Reshape", s, _shape(g, 1, -1, bands * hidden)) for s in (h, c))
+    return z, h, c
 
 
 def _across(g: Nodes, linear: object, name: str, x: str, precision: Precision) -> str:

@@ -14,8 +14,8 @@ import torch
 import streamsep.model
 from streamsep.model import METADATA_KEY, Contract
 from train import checkpoint
-from train.config import Config
 from train.bands import BandLSTM
+from train.config import Config
 from train.model import MaskLSTM, MaskNetwork
 
 from . import bands, graph, int8, parity

@@ -8,7 +8,6 @@ empty `sequence_lens`). A GPU multiplies these float32 weights on its tensor cor
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 
 from train.model import LOG_FLOOR, MASK_FLOOR, RMS_FLOOR, MaskLSTM

@@ -92,8 +92,8 @@ def _features(g: Nodes, model: MaskLSTM) -> str:
 def _take_turns(value: Floats) -> Floats:
     """Rows of `value` `[shape=(bins, ...)]`, padded with zeros, the lower and the upper half taking turns."""
     width = padded(len(value))
-    padded = np.pad(value, [(0, width - len(value)), *[(0, 0)] * (value.ndim - 1)])
-    return padded[np.arange(width).reshape(2, -1).T.ravel()]
+    rows = np.pad(value, [(0, width - len(value)), *[(0, 0)] * (value.ndim - 1)])
+    return rows[np.arange(width).reshape(2, -1).T.ravel()]
 
 
 def _of_features(g: Nodes, bins: int) -> tuple[str, float]:

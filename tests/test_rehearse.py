@@ -15,18 +15,20 @@ from tests.servers import REAL_TIME
 from tests.test_cli import fails, run
 from tests.test_live import expected, play
 
-HOP, BLOCK, TAKES = 384, 128, 0.1  # samples; s
-SECOND = 1_000_000_000
+HOP, BLOCK = 384, 128  # samples
+SLOW = 8  # s a hop lasts here: what a busy machine takes besides is little of it
+LASTS = SLOW * 1_000_000_000  # ns
+TAKES = 0.1  # of a hop
 
 
 @pytest.fixture
 def desk(live):
-    """A desk whose hops last a second, and come in three blocks; a dry run is thought to take 100 ms."""
+    """A desk whose hops last seconds, and come in three blocks; a dry run is thought to take a tenth of that."""
     path = Live(Separator(live, 48_000, 2, "cpu"), paced(np.zeros((4096, 2), np.float32)), rehearse=True)
     made = path._make_desk()
     worker.keep_warm(made)  # compiled before a clock runs
-    made.rings.header[[SAMPLE_RATE, MAX_BLOCK]] = HOP, BLOCK
-    made.warmth[worker.TAKES] = TAKES * SECOND
+    made.rings.header[[SAMPLE_RATE, MAX_BLOCK]] = HOP // SLOW, BLOCK
+    made.warmth[worker.TAKES] = TAKES * LASTS
     yield made
     assert path is not None  # a desk does not hold what it points to
 
@@ -38,11 +40,11 @@ def paced(sound, count=10):
 @pytest.mark.parametrize(
     ("there", "since", "ran", "again"),
     [
-        (256, 0.000, False, 1 / 3 - 1.5 * TAKES),  # samples of the hop; s since the last block; s from then
-        (256, 0.213, True, None),  # 120 ms before the last block: now
+        (256, 0.000, False, 1 / 3 - 1.5 * TAKES),  # samples of the hop; hops since the last block, and from then
+        (256, 0.213, True, None),  # 0.12 before the last block: now
         (128, 0.213, False, 2 / 3 - 1.5 * TAKES - 0.213),  # two are to come
-        (256, 0.300, False, 0.033),  # 33 ms: it would not be done in time
-        (256, 0.360, False, worker.EYE / SECOND),  # due: at once
+        (256, 0.300, False, 1 / 3 - 0.3),  # it would not be done in time
+        (256, 0.360, False, worker.EYE / LASTS),  # due: at once
         (256, 0.600, False, None),  # overdue: whenever it comes
         (384, 0.213, False, None),  # the hop is there
         (0, 0.000, False, 1 - 1.5 * TAKES),
@@ -51,18 +53,18 @@ def paced(sound, count=10):
 def test_one_that_ends_shortly_before_the_hop(desk, there, since, ran, again):
     header = desk.rings.header
     header[IN_READ], header[IN_WRITE] = 10 * HOP, 10 * HOP + there
-    header[WHEN] = time.monotonic_ns() - since * SECOND
+    header[WHEN] = time.monotonic_ns() - round(since * LASTS)
     wait = worker.keep_warm(desk)
     assert (desk.warmth[worker.LAST] > 0) == ran
     if ran:
-        assert 0 < desk.warmth[worker.TAKES] < TAKES * SECOND
+        assert 0 < desk.warmth[worker.TAKES] < TAKES * LASTS
         last, wait = desk.warmth[worker.LAST], worker.keep_warm(desk)
         assert desk.warmth[worker.LAST] == last, "once is enough"
-        assert 0 < wait < 0.12 * SECOND
+        assert 0 < wait < 0.12 * LASTS
     elif again is None:
         assert wait == worker.NEVER
     else:
-        assert 0 < wait <= again * SECOND
+        assert 0 < wait <= again * LASTS
 
 
 def test_none_before_the_device_has_told_its_blocks(desk):

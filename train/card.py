@@ -60,8 +60,8 @@ def network(c: Contract) -> str:
     if config.get("network") == "bands":
         units = config["hidden"]
         return (
-            f"{c.layers} blocks over {c.hidden // units} bands: an LSTM of {units} units along time, the same for each band, then "
-            "two layers across the bands; ReLU heads of each band, masking layer"
+            f"{c.layers} blocks over {c.hidden // units} bands: an LSTM of {units} units along time, the same for each "
+            "band, then two layers across the bands; ReLU heads of each band, masking layer"
         )
     return f"{c.layers} LSTM layers of {c.hidden} units, one dense ReLU head a source, masking layer"
 
