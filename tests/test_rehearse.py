@@ -60,7 +60,7 @@ def test_one_that_ends_shortly_before_the_hop(desk, there, since, ran, again):
         assert 0 < desk.warmth[worker.TAKES] < TAKES * LASTS
         last, wait = desk.warmth[worker.LAST], worker.keep_warm(desk)
         assert desk.warmth[worker.LAST] == last, "once is enough"
-        assert 0 < wait < 0.12 * LASTS
+        assert 0 < wait < (1 / 3 - since) * LASTS
     elif again is None:
         assert wait == worker.NEVER
     else:
