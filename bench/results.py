@@ -5,6 +5,7 @@
     python bench/results.py gpu        on a machine with a GPU (six minutes; bench/gpu.py says what it needs)
     python bench/results.py peers      other programs beside this one; installs them (about 1.5 GB) the first time
     python bench/results.py variants   ways to have a step start warm (five minutes)
+    python bench/results.py kernels    ways to multiply by a network's weights (a minute)
     python bench/results.py live       the soaks: eight of 30 minutes (`--minutes`), or `--only daemon:gil`, ...
     python bench/results.py growth     memory and handles over a million hops and a thousand starts
     python bench/results.py clocks     an hour of two clocks, simulated
@@ -176,6 +177,7 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "gpu": (gpu.TITLE, on_a_gpu),
     "peers": ("Beside other programs", against_peers),
     "variants": ("Steps that start warm", warm_steps),
+    "kernels": ("Ways to multiply", printed("bench/kernels.py")),
     "live": ("Live for hours", lambda: live(30, [], "")),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),

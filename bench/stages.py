@@ -18,7 +18,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "48 kHz stereo": (),
     "48 kHz stereo, a Python thread hogs the GIL": ("--load", "gil"),
     "48 kHz stereo, every core busy": ("--load", "cpu"),
-    "48 kHz stereo, a dry run before each hop": ("--rehearse",),
+    "48 kHz stereo, dry runs before each hop": ("--rehearse",),
     "16 kHz mono": ("--rate", "16000", "--channels", "1"),
     "44.1 kHz stereo": ("--rate", "44100"),
     "96 kHz stereo": ("--rate", "96000"),

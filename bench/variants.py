@@ -9,8 +9,10 @@ milliseconds before the hop is due:
     poll            wakes up 32 times a hop to look, as the daemon's worker does
     spin            awake for the last 0.3 ms, doing nothing
     touch           reads all memory that making the session took (its weights, packed for the kernels, lie in there)
-    dry run         a step with a state of its own, whose result is thrown away (`streamsep run --rehearse`)
+    dry run         a step with a state of its own, whose result is thrown away
     dry run + spin  the same, and awake from there on
+    dry runs        one after the other, for eight times as long as a warm one takes (`streamsep run --rehearse`)
+    dry runs + spin the same, and awake from there on
     no packing, own allocator       the session made with these options
     small pages     without streamsep.hugepages, which puts the memory that making the session took on pages of 2 MiB
 
@@ -42,11 +44,13 @@ from streamsep.benchmark.floor import Floor, add_up
 from streamsep.benchmark.hops import figures, sleep_until
 from streamsep.benchmark.threads import in_realtime_thread
 from streamsep.benchmark.weights import weights
+from streamsep.rings import make_rings
+from streamsep.worker import dry_runs, lead
 
-SPIN, POLL, DRY, TOUCH = 1, 2, 4, 8
+SPIN, POLL, DRY, TOUCH, MORE = 1, 2, 4, 8, 16
 HOP, SWEPT_HOP = 8_000_000, 32_000_000  # ns
 SPIN_FOR = 300_000  # ns
-LEAD = 1.5  # a dry run, or touching, begins so many plain steps before the hop is due
+LEAD = 1.5  # a single dry run, or touching, begins so many plain steps before the hop is due
 SMALL = "small pages"
 SESSIONS: dict[str, dict[str, str]] = {
     "": {},
@@ -62,10 +66,12 @@ VARIANTS: dict[str, tuple[int, str]] = {
     "touch + spin": (TOUCH | SPIN, ""),
     "dry run": (DRY, ""),
     "dry run + spin": (DRY | SPIN, ""),
+    "dry runs": (MORE, ""),
+    "dry runs + spin": (MORE | SPIN, ""),
     "no packing": (0, "no packing"),
     "own allocator": (0, "own allocator"),
     SMALL: (0, SMALL),
-    "small pages, dry run + spin": (DRY | SPIN, SMALL),
+    "small pages, dry runs": (MORE, SMALL),
 }
 
 
@@ -88,16 +94,18 @@ def awake_until(due, clock):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def wait(kind, due, lead, period, step, places, clock):  # type: ignore[no-untyped-def]
-    """Until `due`, in the way of `kind`; ns of processor time that took, and a number that nobody needs."""
+def wait(kind, due, ahead, takes, period, step, places, header, clock):  # type: ignore[no-untyped-def]
+    """Until `due`, in the way of `kind`; ns of processor time that took, what a warm dry run takes, and a number."""
     begin, total = due, np.int64(0)
     if kind & POLL:
         while native.monotonic_ns(clock.gettime) < due:
             native.sleep_ns(clock.nanosleep, min(period // 32, 500_000))
-    if kind & (DRY | TOUCH):
-        sleep_until(due - lead, clock)
+    if kind & (DRY | TOUCH | MORE):
+        sleep_until(due - (lead(takes, HOP) if kind & MORE else ahead), clock)
         begin = native.monotonic_ns(clock.gettime)
-        if kind & DRY:
+        if kind & MORE:
+            takes = dry_runs(step, header, 1, takes, due, clock)
+        elif kind & DRY:
             ort.dry_run(step)
         else:
             total = touch(places)
@@ -108,18 +116,21 @@ def wait(kind, due, lead, period, step, places, clock):  # type: ignore[no-untyp
         awake_until(due, clock)
     end = native.monotonic_ns(clock.gettime)
     sleep_until(due, clock)
-    return max(0, end - begin), total
+    return max(0, end - begin), takes, total
 
 
 @njit(nogil=True)
-def run(kind, lead, period, step, places, mags, mag, others, clock, times, spent, stop):  # type: ignore[no-untyped-def]
-    """Steps paced at `period` ns; `times` `[shape=(hops,)]` gets ns of each, `spent` also what waiting cost."""
+def run(kind, ahead, period, step, places, mags, mag, others, header, clock, times, spent, stop):  # type: ignore[no-untyped-def]
+    """Steps paced at `period` ns; `times` `[shape=(hops,)]` gets ns of each, `spent` also what waiting cost.
+
+    `header`: of rings where no hop ever comes in.
+    """
     native.flush_denormals()
-    start, total = native.monotonic_ns(clock.gettime) + period, np.int64(0)
+    start, takes, total = native.monotonic_ns(clock.gettime) + period, np.int64(HOP // 8), np.int64(0)
     for k in range(times.size):
         if stop[0]:
             break
-        cost, seen = wait(kind, start + k * period, lead, period, step, places, clock)
+        cost, takes, seen = wait(kind, start + k * period, ahead, takes, period, step, places, header, clock)
         mag[:] = mags[k % mags.shape[0]]
         begin = native.monotonic_ns(clock.gettime)
         ort.step(step)
@@ -188,7 +199,7 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
         floor = Floor(weights(loaded.path).bytes, HOP)
     floor.measure()
     swept = np.ones(3 * machine.last_cache_bytes() // 8, np.int64)
-    nothing, clock = np.zeros(0, np.int64), native.clock()
+    nothing, header, clock = np.zeros(0, np.int64), no_hops(), native.clock()
     mags = np.random.default_rng(0).random((64, loaded.contract.n_bins), np.float32) ** 4
     plain = _typical(networks[""], mags, clock)
     found: dict[str, Any] = {}
@@ -198,9 +209,9 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
             for variant, (kind, key) in VARIANTS.items():
                 times, spent = np.zeros((2, max(10, hops * HOP // period // rounds)), np.int64)
                 n = networks[key]
-                lead = int(LEAD * plain)
-                arguments = (n.network.compiled, n.places, mags, n.network.mag[0, 0], others, clock, times, spent)
-                in_realtime_thread(partial(run, kind, lead, period, *arguments))
+                ahead = int(LEAD * plain)
+                arguments = (n.network.compiled, n.places, mags, n.network.mag[0, 0], others, header, clock, times, spent)
+                in_realtime_thread(partial(run, kind, ahead, period, *arguments))
                 got[variant].append(np.array([times, spent]))
         for variant, parts in got.items():
             times, spent = np.concatenate(parts, axis=1)
@@ -209,12 +220,17 @@ def measure(name: str, hops: int, rounds: int) -> dict[str, Any]:
     return {"network": name, "floor_ms": floor.ms(), "floor_bytes": floor.bytes, "variants": found}
 
 
+def no_hops() -> NDArray[np.int64]:
+    """The header of rings where no hop is."""
+    return make_rings(1, 1, 1, 1).header
+
+
 def _typical(n: Network, mags: NDArray[np.float32], clock: native.Clock) -> float:
     """A plain step's median, ns, with all compiled before."""
     times, spent = np.zeros((2, 40), np.int64)
     nothing = np.zeros(0, np.int64)
-    for kind in (0, DRY, TOUCH | SPIN):
-        fixed = (n.network.compiled, n.places, mags, n.network.mag[0, 0], nothing, clock, times, spent)
+    for kind in (0, DRY, TOUCH | SPIN, MORE):
+        fixed = (n.network.compiled, n.places, mags, n.network.mag[0, 0], nothing, no_hops(), clock, times, spent)
         in_realtime_thread(partial(run, kind, SPIN_FOR, HOP, *fixed))
     return float(np.median(times))
 

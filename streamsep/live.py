@@ -171,7 +171,7 @@ class Live:
     shares
         which part of the device each slot of the batch has. Slots are there if they have joined; others join later.
     rehearse
-        whether a CPU runs the network of a `Separator` once for nothing right before each hop (see `worker.rehearse`).
+        whether a CPU runs the network of a `Separator` for nothing right before each hop (see `worker.rehearse`).
 
     Attributes
     ----------

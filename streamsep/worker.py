@@ -63,7 +63,7 @@ from .rings import (
 IDLE, WORKING, STEPPING, BRIDGING = range(4)
 EVERY, AHEAD, LAST, TAKES, HOP = range(5)  # of `Desk.warmth`
 EYE = 20_000  # ns between two looks when a hop is due after a dry run
-LEAD = 1.5  # a dry run ahead of a hop begins so many times as long before as one takes
+LEAD = 8  # dry runs ahead of a hop begin so many times as long before it as one of them takes
 SHORT_PAUSE = 20_000  # ns; while the understudy finishes a hop
 NEVER = 1 << 62
 
@@ -91,7 +91,7 @@ class Desk(NamedTuple):
 def make_desk(slots: batch.Slots, lines: list[Line], rings: Rings, hop: int, every: int = 0, ahead: bool = False) -> Desk:
     """A desk; whoever holds it must hold the lines, too.
 
-    `every`: ns between two dry runs, 0 for none (see `never_cool`); `ahead`: one before each hop (see `rehearse`).
+    `every`: ns between two dry runs, 0 for none (see `never_cool`); `ahead`: some before each hop (see `rehearse`).
     """
     warmth = np.array([every, ahead, 0, NEVER, -1], np.int64)
     return Desk(slots, structs.table(lines), rings, native.clock(), hop, warmth)
@@ -116,7 +116,7 @@ def work(d, pause, times, handover):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def keep_warm(d):  # type: ignore[no-untyped-def]
-    """Where no hop is there: a dry run of the network if one helps the next hop; ns until this wants to be called again.
+    """Where no hop is there: dry runs of the network if they help the next hop; ns until this wants to be called again.
 
     `d.warmth`: EVERY so many ns, 0 for never; or AHEAD of every hop; when the LAST one ended; how long it TAKES; for which HOP
     it was, by its first sample.
@@ -146,28 +146,57 @@ def never_cool(d):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def rehearse(d):  # type: ignore[no-untyped-def]
-    """For a CPU, whose caches others use between two hops: a dry run that ends shortly before the hop is due, once for each.
+    """For a CPU, whose caches others use between two hops: dry runs that end shortly before the hop is due, once for each.
 
     It is due with the block that completes it, if blocks come at even distances. One that comes sooner waits for the rest of
-    the dry run, which costs nothing that a hop without it had not cost.
+    a dry run, which costs nothing that a hop without it had not cost.
     """
     header, warmth = d.rings.header, d.warmth
     first = position(header, IN_READ)
     blocks = -((position(header, IN_WRITE) - first - d.hop) // header[MAX_BLOCK])  # still to come for this hop
     due = position(header, WHEN) + blocks * header[MAX_BLOCK] * 1_000_000_000 // header[SAMPLE_RATE]
-    takes = min(warmth[TAKES], d.hop * 1_000_000_000 // header[SAMPLE_RATE] // 4)
+    lasts = d.hop * 1_000_000_000 // header[SAMPLE_RATE]
+    takes = min(warmth[TAKES], lasts // 8) if warmth[LAST] == 0 else warmth[TAKES]
+    ahead = lead(takes, lasts)
     now = native.monotonic_ns(d.clock.gettime)
-    begin = due - np.int64(LEAD * takes)
-    if blocks <= 0 or now >= due + takes:
+    if blocks <= 0 or ahead == 0 or now >= due + ahead:
         return NEVER
     if warmth[HOP] == first or now >= due:
         return max(due - now, EYE)  # what the caches hold now they do not hold long
-    if now < begin:
-        return begin - now
+    if now < due - ahead:
+        return due - ahead - now
     warmth[HOP] = first
     if now + takes < due:
-        dry_run(d, now)
+        warmth[TAKES] = dry_runs(d.slots.rows, header, d.hop, takes, due, d.clock)
+        warmth[LAST] = native.monotonic_ns(d.clock.gettime)
     return max(due - native.monotonic_ns(d.clock.gettime), EYE)
+
+
+@njit(nogil=True, cache=True)
+def lead(takes, lasts):  # type: ignore[no-untyped-def]
+    """How long before a hop, which `lasts` so long, dry runs begin that take so long each, ns; 0 where they are too long."""
+    return min(LEAD * takes, lasts // 2) if takes <= lasts // 3 else 0
+
+
+@njit(nogil=True, cache=True)
+def dry_runs(network, header, hop, takes, due, clock):  # type: ignore[no-untyped-def]
+    """Dry runs until the next would not be done when the hop is due, or the hop is there; ns that one takes.
+
+    One alone leaves a step that takes half as long again as after a few in a row (bench/variants.py). `takes`: ns
+    known from before.
+    """
+    now = native.monotonic_ns(clock.gettime)
+    while now + takes < due and not waiting(header, hop):
+        batch.dry_run(network)
+        end = native.monotonic_ns(clock.gettime)
+        takes, now = believe(takes, end - now), end
+    return takes
+
+
+@njit(nogil=True, cache=True)
+def believe(takes, took):  # type: ignore[no-untyped-def]
+    """What a dry run takes, after one that took so long: less at once, more little by little, it may have been interrupted."""
+    return min(took, takes + (took - takes) // 8)
 
 
 @njit(nogil=True, cache=True)

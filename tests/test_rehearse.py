@@ -18,12 +18,13 @@ from tests.test_live import expected, play
 HOP, BLOCK = 384, 128  # samples
 SLOW = 8  # s a hop lasts here: what a busy machine takes besides is little of it
 LASTS = SLOW * 1_000_000_000  # ns
-TAKES = 0.1  # of a hop
+TAKES = 0.02  # of a hop, a dry run
+LEAD = worker.LEAD * TAKES
 
 
 @pytest.fixture
 def desk(live):
-    """A desk whose hops last seconds, and come in three blocks; a dry run is thought to take a tenth of that."""
+    """A desk whose hops last seconds, and come in three blocks; a dry run is thought to take a fiftieth of that."""
     path = Live(Separator(live, 48_000, 2, "cpu"), paced(np.zeros((4096, 2), np.float32)), rehearse=True)
     made = path._make_desk()
     worker.keep_warm(made)  # compiled before a clock runs
@@ -40,17 +41,17 @@ def paced(sound, count=10):
 @pytest.mark.parametrize(
     ("there", "since", "ran", "again"),
     [
-        (256, 0.000, False, 1 / 3 - 1.5 * TAKES),  # samples of the hop; hops since the last block, and from then
+        (256, 0.000, False, 1 / 3 - LEAD),  # samples of the hop; hops since the last block, and from then
         (256, 0.213, True, None),  # 0.12 before the last block: now
-        (128, 0.213, False, 2 / 3 - 1.5 * TAKES - 0.213),  # two are to come
-        (256, 0.300, False, 1 / 3 - 0.3),  # it would not be done in time
+        (128, 0.213, False, 2 / 3 - LEAD - 0.213),  # two are to come
+        (256, 0.320, False, 1 / 3 - 0.32),  # it would not be done in time
         (256, 0.360, False, worker.EYE / LASTS),  # due: at once
         (256, 0.600, False, None),  # overdue: whenever it comes
         (384, 0.213, False, None),  # the hop is there
-        (0, 0.000, False, 1 - 1.5 * TAKES),
+        (0, 0.000, False, 1 - LEAD),
     ],
 )
-def test_one_that_ends_shortly_before_the_hop(desk, there, since, ran, again):
+def test_they_end_shortly_before_the_hop(desk, there, since, ran, again):
     header = desk.rings.header
     header[IN_READ], header[IN_WRITE] = 10 * HOP, 10 * HOP + there
     header[WHEN] = time.monotonic_ns() - round(since * LASTS)
@@ -65,6 +66,32 @@ def test_one_that_ends_shortly_before_the_hop(desk, there, since, ran, again):
         assert wait == worker.NEVER
     else:
         assert 0 < wait <= again * LASTS
+
+
+def test_none_where_they_take_too_long(desk):
+    header = desk.rings.header
+    header[IN_READ], header[IN_WRITE] = 10 * HOP, 11 * HOP - BLOCK
+    header[WHEN] = time.monotonic_ns() - LASTS // 5
+    desk.warmth[[worker.TAKES, worker.LAST]] = 0.4 * LASTS, 1
+    assert worker.keep_warm(desk) == worker.NEVER
+
+
+@pytest.mark.parametrize(("takes", "ahead"), [(0.01, 0.01 * worker.LEAD), (0.2, 0.5), (0.32, 0.5), (0.34, 0)])
+def test_they_leave_time_for_the_hop(takes, ahead):
+    assert worker.lead(round(takes * LASTS), LASTS) == pytest.approx(ahead * LASTS)
+
+
+def test_none_after_the_hop_has_come(desk):
+    header = desk.rings.header
+    header[IN_READ], header[IN_WRITE] = 0, HOP
+    now = time.monotonic_ns()
+    assert worker.dry_runs(desk.slots.rows, header, HOP, 1000, now + LASTS, desk.clock) == 1000
+    assert time.monotonic_ns() - now < LASTS
+
+
+def test_an_interruption_counts_little():
+    assert worker.believe(200, 5000) == 800
+    assert worker.believe(800, 210) == 210
 
 
 def test_none_before_the_device_has_told_its_blocks(desk):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .. import StreamsepError, engine, native, ort
 from ..engine import Separator
 from ..rings import make_rings, put, record, take
-from ..worker import LEAD
+from ..worker import dry_runs, lead
 from .threads import in_realtime_thread, nothing
 
 DUE, BEGUN, ANALYSED, ANSWERED, DONE = range(5)
@@ -37,22 +37,20 @@ class BenchError(StreamsepError):
 def run(s, step, rings, sound, period, rehearse, clock, stamps, stop):  # type: ignore[no-untyped-def]
     """As many hops of `sound` `[shape=(frames, channels)]` as `stamps` `[shape=(hops, 5)]` has rows, one each `period` ns.
 
-    `period` 0: back to back. `rehearse`: with a dry run before each, as `worker.rehearse`. `stamps` gets ns of the monotonic
+    `period` 0: back to back. `rehearse`: with dry runs before each, as `worker.rehearse`. `stamps` gets ns of the monotonic
     clock.
     """
     native.flush_denormals()
     hop = s.x.shape[1]
-    start, takes = native.monotonic_ns(clock.gettime) + period, period // 4
+    start, takes = native.monotonic_ns(clock.gettime) + period, period // 8
     for k in range(stamps.shape[0]):
         if stop[0]:
             break
         first = k * hop % (sound.shape[0] - hop)
         stamps[k, DUE] = start + k * period if period else native.monotonic_ns(clock.gettime)
         if rehearse:
-            sleep_until(stamps[k, DUE] - np.int64(LEAD * takes), clock)
-            begin = native.monotonic_ns(clock.gettime)
-            ort.dry_run(step)
-            takes = min(native.monotonic_ns(clock.gettime) - begin, period // 4)
+            sleep_until(stamps[k, DUE] - lead(takes, period), clock)
+            takes = dry_runs(step, rings.header, hop, takes, stamps[k, DUE], clock)
         sleep_until(stamps[k, DUE], clock)
         record(rings.header, rings.inward, sound[first : first + hop], hop)
         take(rings, s.x)
@@ -109,7 +107,7 @@ def measure(
 ) -> Times:
     """Time stamps of `hops` hops through `separator`, which must be `native`; its state is reset before.
 
-    `rehearse`: paced ones with a dry run before each.
+    `rehearse`: paced ones with dry runs before each.
 
     Raises
     ------

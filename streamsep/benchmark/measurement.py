@@ -29,7 +29,7 @@ class Settings:
     sample_rate: int = 48_000  # Hz
     channels: int = 2
     streams: int = 1  # 0: as many as hold their deadlines
-    rehearse: bool = False  # a dry run before each hop
+    rehearse: bool = False  # dry runs before each hop
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -31,7 +31,7 @@ MOST_STREAMS = 4096
 @click.option(
     "--paced/--back-to-back", default=True, help="One hop when it is due, as the daemon runs (default), or one after the other."
 )
-@click.option("--rehearse", is_flag=True, help="With a dry run of the network right before each hop, as `run --rehearse`.")
+@click.option("--rehearse", is_flag=True, help="with dry runs of the network right before each hop, as `run --rehearse`.")
 @click.option("--load", type=click.Choice(["gil", "cpu"]), help="Beside a Python thread that hogs the GIL, or busy cores.")
 @click.option("--rate", default=48_000, show_default=True, type=click.IntRange(8_000, 192_000), help="Sample rate, Hz.")
 @click.option("--channels", default=2, show_default=True, type=click.IntRange(1, 8), help="Of the input.")
