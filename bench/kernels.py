@@ -8,6 +8,7 @@ fifty small operators (`streamsep bench`).
 
     fp32, MatMul                   weights packed when the session is made
     int8, MatMulInteger            what `python -m export --precision int8` writes: a scale an output
+    int8, MatMulIntegerToFloat     the same with the scale inside the operator, ONNX Runtime's own fusion
     int8 and int4, MatMulNBits     blocks of weights with a scale each; activations in 8 bits, too ("accuracy_level" 4)
 
 The weights are random: this is about time alone. What fewer bits cost in sound only training can say.
@@ -33,6 +34,7 @@ STREAMS = (1, 40)
 KINDS: dict[str, tuple[str, int, int]] = {  # operator, bits, weights of a block
     "fp32, MatMul": ("MatMul", 32, 0),
     "int8, MatMulInteger": ("MatMulInteger", 8, 0),
+    "int8, MatMulIntegerToFloat": ("MatMulIntegerToFloat", 8, 0),
     "int8, MatMulNBits, blocks of 32": ("MatMulNBits", 8, 32),
     "int8, MatMulNBits, blocks of 128": ("MatMulNBits", 8, 128),
     "int4, MatMulNBits, blocks of 32": ("MatMulNBits", 4, 32),
@@ -46,7 +48,7 @@ def session(kind: str, hidden: int) -> onnxruntime.InferenceSession:
     inputs, outputs, rng = 2 * hidden, 4 * hidden, np.random.default_rng(0)
     constants: dict[str, NDArray[np.generic]] = {}
     nodes = []
-    if operator == "MatMulInteger":
+    if operator.startswith("MatMulInteger"):
         constants |= {"step": np.asarray(1 / 127, np.float32), "zero": np.asarray(128, np.uint8)}
         nodes.append(helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"]))
     for n in range(PRODUCTS):
@@ -55,10 +57,15 @@ def session(kind: str, hidden: int) -> onnxruntime.InferenceSession:
         if operator == "MatMul":
             constants[weight] = value
             nodes.append(helper.make_node(operator, ["x", weight], [y]))
-        elif operator == "MatMulInteger":
+        elif operator.startswith("MatMulInteger"):
             constants[weight] = np.clip(np.rint(20 * value), -63, 63).astype(np.int8)
-            nodes.append(helper.make_node(operator, ["q", weight, "zero"], [f"sum_{n}"]))
-            nodes.append(helper.make_node("Cast", [f"sum_{n}"], [y], to=TensorProto.FLOAT))
+            constants[scale] = np.full(outputs, 0.01, np.float32)
+            if operator == "MatMulInteger":
+                nodes.append(helper.make_node(operator, ["q", weight, "zero"], [f"sum_{n}"]))
+                nodes.append(helper.make_node("Cast", [f"sum_{n}"], [f"product_{n}"], to=TensorProto.FLOAT))
+                nodes.append(helper.make_node("Mul", [f"product_{n}", scale], [y]))
+            else:
+                nodes.append(helper.make_node(operator, ["q", weight, "step", scale, "zero"], [y], domain="com.microsoft"))
         else:
             blocks = -(-inputs // block)
             constants[weight] = rng.integers(0, 256, (outputs, blocks, block * bits // 8), np.uint8)

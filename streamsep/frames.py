@@ -104,6 +104,17 @@ def keep(s, w, k):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def keep_all(s, w, hops):  # type: ignore[no-untyped-def]
+    """`keep` for every hop of a call; whether all were good."""
+    mode = native.flush_denormals()
+    good = True
+    for k in range(hops):
+        good &= keep(s, w, k)
+    native.restore_denormals(mode)
+    return good
+
+
+@njit(nogil=True, cache=True)
 def synthesise(s, w, hops, y):  # type: ignore[no-untyped-def]
     """The masked hops to `y` `[shape=(sources, channels, hops * hop_length)]`, as `stft.synthesise` does one."""
     mode = native.flush_denormals()
@@ -170,7 +181,7 @@ class Frames:
         network, s, w = self.separator.network, self.separator.state, self._work
         if self._many:
             w.stepped[:hops] = self._many(hops)
-            if not all([keep(s, w, k) for k in range(hops)]):
+            if not keep_all(s, w, hops):
                 network.reset()
         elif isinstance(network, ort.NativeNetwork):
             step_each(s, w, network.compiled, hops)
