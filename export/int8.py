@@ -8,8 +8,9 @@
     products      summed in int32, hence exactly; what follows is float32, element by element
 
 So a stream's masks are the same bits alone or among forty, frame by frame or sixteen in a call. (`DynamicQuantizeLSTM`, which
-`onnxruntime.quantization` makes of LSTM nodes, chooses one scale for all of a call: rows and frames coarsen each other.) The
-layers are the body of a loop over frames; what needs no state, features and masks, is computed for all frames at once.
+`onnxruntime.quantization` makes of LSTM nodes, chooses one scale for all of a call: rows and frames coarsen each other.) Each
+layer is a loop over frames; what needs no state, features, masks and what the layer below gives to the gates, is computed for
+all frames at once, so that its weights are read once.
 
 Two things look odd and are needed:
 
@@ -44,34 +45,54 @@ def build(model: MaskLSTM) -> onnx.ModelProto:
     """The graph of `model`: mag, h, c -> mask, h_out, c_out, float32 at its edges, axes `streams` and `frames` free."""
     g = Nodes()
     layers = model.layers
-    gates = _first_layer(g, model, _features(g, model))  # (frames, streams, 4 hidden)
-    states = [*g.layers("h", layers), *g.layers("c", layers)]
-    ends = [f"{s}_end_{layer}" for s in "hc" for layer in range(layers)]
-    body = _frame(g, model)
-    *ends, out = g.add_many("Scan", [*states, gates], [*ends, "out"], body=body, num_scan_inputs=1)
-    g.add("Concat", *ends[:layers], axis=0, out="h_out")
-    g.add("Concat", *ends[layers:], axis=0, out="c_out")
+    hs, cs = g.layers("h", layers), g.layers("c", layers)
+    gates, out = _first_layer(g, model, _features(g, model)), ""  # (frames, streams, 4 hidden)
+    h_ends, c_ends = [], []
+    for layer in range(layers):
+        below, own = _matrices(model, layer)
+        if below:
+            gates = below.sums(g, out, _of_state(g)[0])
+        names = [f"h_end_{layer}", f"c_end_{layer}", f"out_{layer}"]
+        body = _frame(g, model, layer, own)
+        h, c, out = g.add_many("Scan", [hs[layer], cs[layer], gates], names, body=body, num_scan_inputs=1)
+        h_ends.append(h)
+        c_ends.append(c)
+    g.add("Concat", *h_ends, axis=0, out="h_out")
+    g.add("Concat", *c_ends, axis=0, out="c_out")
     x = g.add("Transpose", out, perm=[2, 0, 1, 3])  # (frames, 1, streams, hidden) -> (streams, frames, 1, hidden)
     heads = _Matrix("heads", model.heads.weight.detach().cpu().numpy().T)
     masking(g, model, heads.times(g, x, *_of_state(g), model.heads.bias.detach().cpu().numpy()), MASK_FLOOR)
     return g.model(model)
 
 
-class _Matrix:
-    """A weight matrix `[shape=(inputs, outputs)]` in 8 bits."""
+def _step(value: Floats) -> Floats:
+    """The smallest scale of each output with which `value` `[shape=(inputs, outputs)]` fits, and pairs of it within `PAIR`."""
+    pairs = value[: len(value) // 2 * 2].reshape(-1, 2, value.shape[1]).sum(1)
+    largest = np.maximum(np.abs(value).max(0) / 127, np.abs(pairs).max(0) / PAIR)
+    return np.maximum(largest, np.float32(1e-12))  # an output without weights is 0 by any scale
 
-    def __init__(self, name: str, value: Floats) -> None:
-        pairs = value[: len(value) // 2 * 2].reshape(-1, 2, value.shape[1]).sum(1)
-        largest = np.maximum(np.abs(value).max(0) / 127, np.abs(pairs).max(0) / PAIR)
+
+class _Matrix:
+    """A weight matrix `[shape=(inputs, outputs)]` in 8 bits; `scale`: of each output, its own unless given."""
+
+    def __init__(self, name: str, value: Floats, scale: Floats | None = None) -> None:
         self.name = name
-        self.scale = np.maximum(largest, 1e-12)  # an output without weights is 0 by any scale
+        self.scale = _step(value) if scale is None else scale
         self.quantised = np.rint(value / self.scale).astype(np.int8)
+
+    def sums(self, g: Nodes, x: str, zero: str) -> str:
+        """x W in steps, int32, for x uint8 with this zero point."""
+        return g.add("MatMulInteger", x, g.constant(f"{self.name}_int8", self.quantised), zero)
+
+    def value(self, g: Nodes, sums: str, scale: float, bias: Floats | None = None) -> str:
+        """`sums` (+ bias) in float32, where x is in steps of `scale`."""
+        step = g.constant(f"{self.name}_scale", _float(self.scale * scale))
+        y = g.add("Mul", g.add("Cast", sums, to=TensorProto.FLOAT), step)
+        return y if bias is None else g.add("Add", y, g.constant(f"{self.name}_bias", _float(bias)))
 
     def times(self, g: Nodes, x: str, zero: str, scale: float, bias: Floats | None = None) -> str:
         """x W (+ bias) in float32, for x uint8 with this zero point and scale."""
-        y = g.add("MatMulInteger", x, g.constant(f"{self.name}_int8", self.quantised), zero)
-        y = g.add("Mul", g.add("Cast", y, to=TensorProto.FLOAT), g.constant(f"{self.name}_scale", _float(self.scale * scale)))
-        return y if bias is None else g.add("Add", y, g.constant(f"{self.name}_bias", _float(bias)))
+        return self.value(g, self.sums(g, x, zero), scale, bias)
 
 
 def _features(g: Nodes, model: MaskLSTM) -> str:
@@ -124,42 +145,47 @@ def _bias(model: MaskLSTM, layer: int) -> Floats:
     return weights(model.lstm, "bias_ih", layer) + weights(model.lstm, "bias_hh", layer)
 
 
-def _frame(outer: Nodes, model: MaskLSTM) -> onnx.GraphProto:
-    """All layers for one frame, a loop's body: states and the first layer's gates in, states and the last h in 8 bits out."""
-    g, layers = Nodes(outer), model.layers
+def _matrices(model: MaskLSTM, layer: int) -> tuple[_Matrix | None, _Matrix]:
+    """A layer's weights of h of the layer below, if there is one, and of its own h: of one scale, so that the sums add up."""
+    own = weights(model.lstm, "weight_hh", layer).T
+    if layer == 0:
+        return None, _Matrix("R_0", own)
+    below = weights(model.lstm, "weight_ih", layer).T
+    scale = np.maximum(_step(below), _step(own))
+    return _Matrix(f"W_{layer}", below, scale), _Matrix(f"R_{layer}", own, scale)
+
+
+def _frame(outer: Nodes, model: MaskLSTM, layer: int, recurrent: _Matrix) -> onnx.GraphProto:
+    """A layer for one frame, a loop's body: h, c and what the frame gives to the gates in; h, c, and h in 8 bits out.
+
+    What the frame gives is float32 in the first layer, bias included; above it is int32, and its own sums are added to it.
+    """
+    g = Nodes(outer, f"layer_{layer}_")
     zero, scale = _of_state(g)
     step = g.scalar("state_step", scale)
-    hs, cs = ([f"frame_{s}_{layer}" for layer in range(layers)] for s in "hc")
-    ends: dict[str, list[str]] = {"h": [], "c": []}
-    below = ""
-    for layer in range(layers):
-        own = g.add("QuantizeLinear", hs[layer], step, zero)
-        recurrent = weights(model.lstm, "weight_hh", layer).T
-        if layer == 0:
-            gates = g.add("Add", "frame_gates", _Matrix("R_0", recurrent).times(g, own, zero, scale))
-        else:  # one product for both: h of the layer below, then its own
-            both = np.concatenate([weights(model.lstm, "weight_ih", layer).T, recurrent])
-            x = g.add("Concat", below, own, axis=2)
-            gates = _Matrix(f"WR_{layer}", both).times(g, x, zero, scale, _bias(model, layer))
-        h, c = _cell(g, gates, cs[layer], model.lstm.hidden_size)
-        ends["h"].append(h)
-        ends["c"].append(c)
-        below = g.add("QuantizeLinear", h, step, zero)
+    h, c, given = (f"layer_{layer}_{name}_in" for name in ("h", "c", "gates"))
+    own = g.add("QuantizeLinear", h, step, zero)
+    if layer == 0:
+        gates = g.add("Add", given, recurrent.times(g, own, zero, scale))
+    else:
+        gates = recurrent.value(g, g.add("Add", given, recurrent.sums(g, own, zero)), scale, _bias(model, layer))
+    h_out, c_out = _cell(g, gates, c, model.lstm.hidden_size)
+    out = g.add("QuantizeLinear", h_out, step, zero)
 
     def value(name: str, kind: int = TensorProto.FLOAT, rank: int = 3) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, [None] * rank)
 
-    inputs = [*(value(name) for name in (*hs, *cs)), value("frame_gates", rank=2)]  # the loop takes the axis of frames away
-    outputs = [*(value(name) for name in (*ends["h"], *ends["c"])), value(below, TensorProto.UINT8)]
-    return helper.make_graph(g.nodes, "frame", inputs, outputs)
+    # The loop takes the axis of frames away; sums of 8 bits still have that of h's one layer.
+    frame = value(given, rank=2) if layer == 0 else value(given, TensorProto.INT32)
+    outputs = [value(h_out), value(c_out), value(out, TensorProto.UINT8)]
+    return helper.make_graph(g.nodes, f"layer_{layer}", [value(h), value(c), frame], outputs)
 
 
 def _cell(g: Nodes, gates: str, c: str, hidden: int) -> tuple[str, str]:
     """h and c after a frame, from the gates before their functions: input, output, forget, candidate."""
-    kind = f"{len(g.nodes)}"
     sizes = g.constant("gate_sizes", np.asarray([3 * hidden, hidden], np.int64))
-    open_, candidate = g.add_many("Split", [gates, sizes], [f"frame_open_{kind}", f"frame_candidate_{kind}"], axis=2)
-    names = [f"frame_{gate}_{kind}" for gate in ("input", "output", "forget")]
+    open_, candidate = g.add_many("Split", [gates, sizes], [g.prefix + "open", g.prefix + "candidate"], axis=2)
+    names = [g.prefix + gate for gate in ("input", "output", "forget")]
     i, o, f = g.add_many("Split", [g.add("Sigmoid", open_)], names, axis=2)
     c = g.add("Add", g.add("Mul", f, c), g.add("Mul", i, g.add("Tanh", candidate)))
     return g.add("Mul", o, g.add("Tanh", c)), c

@@ -25,20 +25,23 @@ Precision = Literal["fp32", "fp16"]
 
 
 class Nodes:
-    """A graph in the making; `outer`, for the body of a loop, is the graph that holds its constants."""
+    """A graph in the making; `outer`, for the body of a loop, is the graph that holds its constants.
 
-    def __init__(self, outer: Nodes | None = None) -> None:
+    `prefix`: of its names; a body sees the outer ones, its own must differ.
+    """
+
+    def __init__(self, outer: Nodes | None = None, prefix: str = "") -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = outer.constants if outer else []
-        self._prefix = "frame_" if outer else ""  # a body sees the outer names: its own must differ
+        self.prefix = prefix
 
     def add(self, op: str, *inputs: str, out: str = "", **attributes: object) -> str:
         """A node with one output; its name."""
-        return self.add_many(op, inputs, [out or f"{self._prefix}{op.lower()}_{len(self.nodes)}"], **attributes)[0]
+        return self.add_many(op, inputs, [out or f"{self.prefix}{op.lower()}_{len(self.nodes)}"], **attributes)[0]
 
     def add_many(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> list[str]:
         """A node with these outputs; their names."""
-        name = f"{self._prefix}{op}_{len(self.nodes)}"
+        name = f"{self.prefix}{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
         return list(outputs)
 
