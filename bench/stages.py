@@ -51,8 +51,9 @@ def markdown(report: dict[str, Any]) -> str:
         f"{first['floor_bytes'] / 1e6:.1f} MB.",
         "",
         "| case | STFT p50 | network p50 / p99 | masks, inverse STFT p50 | hop p50 / p99 / p99.9 / max ms "
-        "| hand-over p50 / p99 | late | floor warm / cold ms | step over cold floor | the same back to back, over warm |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| hand-over p50 / p99 | late | floor warm / cold ms | step over cold floor | the same back to back, over warm "
+        "| hop without network, paced / back to back |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(name, r) for name, r in report["cases"].items()),
     ]
     return "\n".join(lines + _streams(report["streams"]))
@@ -62,11 +63,13 @@ def _row(name: str, r: dict[str, Any]) -> str:
     stft, network, masks, handover = (r["stages"][stage] for stage in ("stft", "network", "masks_istft", "handover"))
     hop, floor, loop = r["hop_ms"], r["floor_ms"], r["back_to_back"]
     late = r["late"] + r["live"]["late"]
+    bare, loop_bare = r["without_network_ms"]["p50"], loop["without_network_ms"]["p50"]
     return (
         f"| {name} | {stft['p50']:.3f} | {network['p50']:.3f} / {network['p99']:.3f} | {masks['p50']:.3f} "
         f"| {hop['p50']:.2f} / {hop['p99']:.2f} / {hop['p99.9']:.2f} / {hop['max']:.2f} "
         f"| {handover['p50']:.2f} / {handover['p99']:.2f} | {late} of {r['hops'] + r['live']['hops']} "
-        f"| {floor['warm']:.3f} / {floor['cold']:.3f} | {r['floor_ratio']:.2f} | {loop['floor_ratio_warm']:.2f} |"
+        f"| {floor['warm']:.3f} / {floor['cold']:.3f} | {r['floor_ratio']:.2f} | {loop['floor_ratio_warm']:.2f} "
+        f"| {bare:.3f} / {loop_bare:.3f} |"
     )
 
 

@@ -51,6 +51,8 @@ def test_the_figures_add_up(kept):
     for figures in (*r["stages"].values(), r["hop_ms"], r["live"]["hop_ms"], r["live"]["response_ms"]):
         assert in_order(figures), figures
     parts = [r["stages"][name] for name in ("stft", "network", "masks_istft")]
+    bare = r["stages"]["stft"]["mean"] + r["stages"]["masks_istft"]["mean"]
+    assert r["without_network_ms"]["mean"] == pytest.approx(bare, abs=1e-4)
     assert sum(part["mean"] for part in parts) == pytest.approx(r["hop_ms"]["mean"], abs=1e-4)
     assert max(part["max"] for part in parts) <= r["hop_ms"]["max"] <= sum(part["max"] for part in parts) + 1e-4
     live = r["live"]

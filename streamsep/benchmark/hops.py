@@ -92,6 +92,10 @@ class Times(NamedTuple):
         """ms of all of a hop's work."""
         return self.between(BEGUN, DONE)
 
+    def without_network(self) -> NDArray[np.float64]:
+        """ms of a hop's work that is not the network's."""
+        return self.hop() - self.between(*STAGES["network"])
+
     def late(self) -> int:
         """Hops that were not done one period after they were due."""
         return int((self.stamps[:, DONE] - self.stamps[:, DUE] > self.period).sum())

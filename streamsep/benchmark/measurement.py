@@ -93,6 +93,7 @@ class Measurement(NamedTuple):
             "stages": stages | {"handover": figures(live.waiting)},
             "step_ms": step,
             "hop_ms": figures(self.times.hop()),
+            "without_network_ms": figures(self.times.without_network()),
             "real_time_factor": round(float(self.times.hop().mean()) / self.deadline_ms, 5),
             "latency_ms": live.latency.ms(),
             "latency_samples": live.latency.samples(),
@@ -103,6 +104,7 @@ class Measurement(NamedTuple):
             "back_to_back": {
                 "step_ms": loop,
                 "hop_ms": figures(self.back_to_back.hop()),
+                "without_network_ms": figures(self.back_to_back.without_network()),
                 "floor_ratio_warm": _ratio(loop["p50"], floor["warm"]) if on_cpu else None,
             },
             "live": {
