@@ -75,6 +75,14 @@ class Contract(BaseModel):
         """Algorithmic latency, ms: the length of the synthesis window."""
         return 1e3 * self.synthesis_length / self.sample_rate
 
+    @property
+    def network(self) -> str:
+        """What it is, in a few words."""
+        config = self.training.get("config", {})
+        units = config["hidden"] if config.get("network") == "bands" else self.hidden  # of each band
+        bands = f" x {self.hidden // units} bands" if units != self.hidden else ""
+        return f"{self.layers} x {units} LSTM{bands}"
+
     def shapes(self, streams: int = 1, frames: int = 1) -> dict[str, tuple[int, ...]]:
         """Tensor shapes by name for `streams` streams and `frames` frames a call."""
         state = (self.layers, streams, self.hidden)

@@ -73,7 +73,9 @@ def test_bands_do_what_the_network_does_and_share_a_call(banded, tmp_path, preci
     assert result.snr_db > ({"fp32": 100.0} | parity.LEAST_SNR_DB)[precision]
     loaded = streamsep.model.load(tmp_path / "out.onnx")
     assert loaded.contract == contract
-    assert contract.hidden == 32 * checkpoint.trained(checkpoint.load(banded)).bands
+    bands = checkpoint.trained(checkpoint.load(banded)).bands
+    assert contract.hidden == 32 * bands
+    assert contract.network == f"2 x 32 LSTM x {bands} bands"
     assert rows.RowsNetwork(loaded, 9).together, "no stream hears another by a bit"
 
 
@@ -99,6 +101,7 @@ def test_the_contract_says_where_the_weights_come_from(source, tmp_path):
     contract, _ = export(source, tmp_path / "out.onnx")
     assert (contract.name, contract.licence, contract.precision) == ("tiny", "CC0-1.0", "fp32")
     assert contract.sources == ("vocals", "accompaniment")
+    assert contract.network == f"{contract.layers} x {contract.hidden} LSTM"
     assert contract.training["commit"] == "0123456789ab"
     assert contract.training["steps"] == 7
     assert contract.quality["parity"]["sounds"] == "the song of `streamsep demo`"

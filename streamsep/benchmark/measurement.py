@@ -122,7 +122,7 @@ class Measurement(NamedTuple):
         return {
             "name": contract.name,
             "path": str(self.model.path),
-            "network": f"{contract.layers} x {contract.hidden} LSTM",
+            "network": contract.network,
             "precision": contract.precision,
             "parameters": self.weights.parameters,
         }

@@ -52,7 +52,7 @@ def models(as_json: bool) -> None:
     table = Table("name", "sources", "latency", "network", "size", "voice GNSDR", box=None, pad_edge=False)
     for r in rows:
         gnsdr = r["quality"].get("voice_gnsdr_db")
-        network = f"{r['layers']} x {r['hidden']} LSTM, {r['precision']}"
+        network = f"{r['network']}, {r['precision']}"
         size = f"{r['bytes'] / 2**20:.1f} MiB"
         figure = "not measured" if gnsdr is None else f"{gnsdr:.2f} dB"
         table.add_row(r["name"], ", ".join(r["sources"]), f"{r['latency_ms']:g} ms", network, size, figure)
@@ -82,7 +82,8 @@ def osc(as_json: bool) -> None:
 def _model_row(model: Any) -> dict[str, Any]:
     contract = model.contract
     row = contract.model_dump(include={"name", "sources", "layers", "hidden", "precision", "licence", "training", "quality"})
-    return row | {"latency_ms": contract.latency_ms, "bytes": model.size, "path": str(model.path)}
+    more = {"network": contract.network, "latency_ms": contract.latency_ms, "bytes": model.size, "path": str(model.path)}
+    return row | more
 
 
 @click.command()
