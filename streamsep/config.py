@@ -87,7 +87,7 @@ class Config(BaseModel):
     provider: Provider = Field("auto", description="where the network runs")
     require_gpu: bool = Field(False, description="end with exit code 3 where the network cannot run on the GPU")
     rehearse: bool = Field(
-        False, description="run the network for nothing right before each hop: a third of the step, 20 % of a core more (CPU)"
+        False, description="run the network for nothing right before each hop: a third of the step, 10 % of a core more (CPU)"
     )
     osc_host: str = Field("127.0.0.1", min_length=1, description="address the OSC server listens on; 0.0.0.0 or ::, all")
     osc_port: int = Field(9000, ge=0, le=65535, description="UDP port of the OSC server; 0: any free one")
