@@ -4,7 +4,8 @@
 
 The bundled song round and round, 48 kHz stereo, through `offline.separate` from file to file, in a process of its own bound to
 one core. Speeds are seconds of sound a second: by the clock, and by the processor's time, which other programs on the machine
-disturb less; the median of the rounds, and the fastest, for a machine whose neighbours take turns. Memory is the process's peak beyond what it had taken when the model was loaded.
+disturb less; the median of the rounds, and the fastest, for a machine whose neighbours take turns. Memory is the process's
+peak beyond what it had taken when the model was loaded.
 """
 
 import argparse
@@ -143,7 +144,8 @@ def markdown(r: dict[str, Any]) -> str:
     speed = f"{run['times_real_time']:.1f} (fastest {run['times_real_time_fastest']:.1f})"
     figures = [speed, f"{run['times_real_time_cpu']:.1f}", f"{run['growth_mib']:.0f}", apart]
     lines = [
-        f"`streamsep separate` of {run['seconds'] / 60:g} minutes at 48 kHz stereo by `{r['model']}`, one core, file to file; {r['rounds']} rounds.",
+        f"`streamsep separate` of {run['seconds'] / 60:g} minutes at 48 kHz stereo by `{r['model']}`, one core, file to "
+        f"file; {r['rounds']} rounds.",
         "",
         "| times real time | by the processor's time | memory beyond the loaded model, MiB | from live sound |",
         "|---|---|---|---|",
