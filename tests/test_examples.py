@@ -56,6 +56,7 @@ HAND = r"""#N canvas 0 0 450 300 12;
 #X obj 300 140 t b b;
 #X msg 300 170 \; pd quit;
 #X msg 360 170 stop;
+#X obj 300 200 delay 1 1 second;
 #X connect 0 0 1 0;
 #X connect 2 0 3 0;
 #X connect 4 0 3 0;
@@ -64,10 +65,11 @@ HAND = r"""#N canvas 0 0 450 300 12;
 #X connect 6 0 7 0;
 #X connect 8 0 9 0;
 #X connect 9 0 10 0;
-#X connect 10 0 11 0;
+#X connect 10 0 13 0;
+#X connect 13 0 11 0;
 #X connect 10 1 12 0;
 #X connect 12 0 3 0;
-"""
+"""  # a thread of writesf~ writes the file: it has a second for that before Pd is gone
 
 
 @pytest.mark.parametrize("pd_rate", [44100, 48000])
