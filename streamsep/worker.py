@@ -195,8 +195,11 @@ def dry_runs(network, header, hop, takes, due, clock):  # type: ignore[no-untype
 
 @njit(nogil=True, cache=True)
 def believe(takes, took):  # type: ignore[no-untyped-def]
-    """What a dry run takes, after one that took so long: less at once, more little by little, it may have been interrupted."""
-    return min(took, takes + (took - takes) // 8)
+    """What a dry run takes, after one that took so long: less at once, more little by little, it may have been interrupted.
+
+    By an eighth at most, however long it was: one that is thought to take too long is not made again.
+    """
+    return min(took, takes + min(took - takes, takes) // 8)
 
 
 @njit(nogil=True, cache=True)

@@ -90,7 +90,8 @@ def test_none_after_the_hop_has_come(desk):
 
 
 def test_an_interruption_counts_little():
-    assert worker.believe(200, 5000) == 800
+    assert worker.believe(200, 280) == 210
+    assert worker.believe(200, 10**9) == 225
     assert worker.believe(800, 210) == 210
 
 
