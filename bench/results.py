@@ -11,6 +11,7 @@
     python bench/results.py clocks     an hour of two clocks, simulated
     python bench/results.py reopen     sound servers killed and started again
     python bench/results.py plugin     the plugin in a host: four minutes
+    python bench/results.py paper --row FILE   a row of the paper's table: train/configs/paper.toml makes the files
     python bench/results.py quality    some ten minutes a model; `--only live`, `--fp32 FILE` (`python -m export`) beside 8 bits
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
@@ -28,6 +29,7 @@ from typing import Any
 import gpu  # type: ignore[import-not-found]  # beside this file
 import leaks  # type: ignore[import-not-found]
 import page  # type: ignore[import-not-found]
+import paper  # type: ignore[import-not-found]
 import peers  # type: ignore[import-not-found]
 import plugin  # type: ignore[import-not-found]
 import reopen  # type: ignore[import-not-found]
@@ -89,6 +91,16 @@ def quality(only: list[str], fp32: list[str]) -> str:
         sheets[name] = ruler.markdown(call(*tool, *options))
         write("quality", ruler.page(sheets))
     return ruler.page(sheets)
+
+
+def papers_row(files: list[str]) -> str:
+    """bench/paper.py's table, with rows of `files` new or anew. Written row by row."""
+    rows = paper.rows(page.section("paper"))
+    for path in files:
+        row = paper.line(Path(path).resolve())
+        rows[paper.key(row)] = row
+        write("paper", paper.markdown([rows[key] for key in sorted(rows)]))
+    return paper.markdown([rows[key] for key in sorted(rows)])
 
 
 def live(minutes: float, only: list[str], beside: str) -> str:
@@ -178,6 +190,7 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "peers": ("Beside other programs", against_peers),
     "variants": ("Steps that start warm", warm_steps),
     "kernels": ("Ways to multiply", printed("bench/kernels.py")),
+    "paper": ("The paper's row", lambda: papers_row([])),
     "live": ("Live for hours", lambda: live(30, [], "")),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
@@ -200,10 +213,12 @@ def main() -> None:
         "--only", action="append", default=[], metavar="NAME", help="a soak (PROGRAM:LOAD), a model's sheet; the others stay"
     )
     p.add_argument("--fp32", action="append", default=[], metavar="FILE", help="a model in 32 bits beside that of its name")
+    p.add_argument("--row", action="append", default=[], metavar="FILE", help="a model for the table `paper`; the others stay")
     p.add_argument("--beside", default="", help="what else the machine does during them, for the table")
     arguments = p.parse_args()
     commit()
     LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.only, arguments.beside))
+    LONG["paper"] = (LONG["paper"][0], lambda: papers_row(arguments.row))
     SECTIONS["quality"] = ("Quality", lambda: quality(arguments.only, arguments.fp32))
     for name in arguments.names or SECTIONS:
         if name == "quality" and not DATA.is_dir():

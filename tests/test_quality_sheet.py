@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 from PIL import Image
 
-from bench import quality
+from bench import paper, quality
 from bench.ruler import markdown, pictures, rows
 from bench.ruler.estimates import Case
 from bench.ruler.sheet import GROUPS
@@ -298,3 +299,36 @@ def test_the_shipped_model_holds_what_needs_no_judgement():
     need_data()
     found = json.loads(command("--model", "live", "--set", "dev", "--sheet", "--quick", "--only", "silence,levels", "--json"))
     assert [w["what"] for w in found["wanted"] if not w["holds"] and w["what"].startswith(("silence", "between"))] == []
+
+
+# ------------------------------------------------------------------------------------------------------- the paper's row
+
+
+def trained(file, path, **data):
+    """A model file that says it was trained on `data` with the discriminative loss."""
+    loaded = model.load(path)
+    run = {"data": [{"name": "mir1k", "recordings": 171} | data], "steps": 600}
+    config = {"network": "lstm", "hidden": 400, "loss": "discriminative", "gamma": 0.05}
+    contract = loaded.contract.model_copy(update={"training": run | {"config": config, "init": None}})
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {model.METADATA_KEY: contract.model_dump_json()})
+    onnx.save(proto, path.with_name(file))
+    return path.with_name(file)
+
+
+def test_a_row_of_the_papers_table_is_what_the_ruler_says(clips, splitter, monkeypatch):
+    ruled = json.loads(command("--model", splitter.path, "--data", clips, "--set", "three", "--cold", "--json"))
+    assert "warm" not in ruled
+    monkeypatch.setattr(paper, "measure", lambda path, _: ruled)
+    row = paper.line(trained("paper.onnx", splitter.path))
+    assert f"| γ = 0.05 | 3 | {ruled['vocals']['gnsdr']:.2f} | {ruled['clean']['gnsdr']:.2f} |" in row
+    assert "600 steps" in row
+    table = paper.markdown([row])
+    assert [line.count("|") for line in table.splitlines() if line.startswith("|")] == [10] * 4
+    assert paper.rows(table) == {paper.key(row): row}
+
+
+def test_the_papers_table_refuses_what_heard_more(splitter):
+    path = trained("more.onnx", splitter.path, name="songs", recordings=2)
+    with pytest.raises(ValueError, match=r"more.onnx was trained on songs \(2 recordings\): expected mir1k's train.txt"):
+        paper.line(path)
