@@ -88,7 +88,7 @@ def test_an_unknown_recipe_is_named():
 def test_one_key_changes_and_the_rest_stays():
     plain, changed = config.load("paper"), config.load("paper", ["gamma=0.2", "augment.room=0.5"])
     assert (changed.gamma, changed.augment.room) == (0.2, 0.5)
-    assert changed.augment.speeds == plain.augment.speeds == (1.0,)
+    assert changed.augment.balance_db == plain.augment.balance_db == (-2.0, 2.0)
     assert changed.model_copy(update={"gamma": plain.gamma, "augment": plain.augment}) == plain
 
 
