@@ -36,8 +36,8 @@ def main() -> None:
         run("streamsep", "demo", "-o", folder)
         shrink(Path(folder) / "spectrograms.png", DOCS / "demo.png")
     training = DOCS / "training"
-    metrics = (training / "live.csv", training / "live-wide.csv")
-    run("train.curve", *metrics, "-o", training / "live.png", "--title", "The shipped model")
+    for model, runs in (("live", "[0-9]*.csv"), ("studio", "studio-*.csv"), ("ultra", "ultra*.csv")):
+        run("train.curve", *sorted(training.glob(runs)), "-o", training / f"{model}.png", "--title", model)
     for picture in DOCS.rglob("*.png"):
         print(f"{picture.relative_to(DOCS.parent)}  {picture.stat().st_size / 1000:.0f} kB")
         assert picture.stat().st_size < LIMIT, f"{picture} is larger than {LIMIT} bytes"

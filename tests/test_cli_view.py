@@ -98,7 +98,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(jack):
         terminal.press(CTRL_Z)
         wait(lambda: stopped(terminal.process))
         assert terminal.as_before
-        assert terminal.sent.rindex(b"\x1b[?1049l") > terminal.sent.rindex(b"\x1b[?1049h")
+        wait(lambda: terminal.sent.rfind(b"\x1b[?1049l") > terminal.sent.rindex(b"\x1b[?1049h"))  # it is read a little later
         terminal.process.send_signal(signal.SIGCONT)
         wait(lambda: terminal.sent.rindex(b"\x1b[?1049h") > terminal.sent.rindex(b"\x1b[?1049l"))
         terminal.press("1")

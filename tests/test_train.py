@@ -336,9 +336,9 @@ def test_wrong_configurations_are_refused_by_name(tmp_path, text, message):
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["discriminative", "sdr"])
-def test_loss_falls_and_the_voice_comes_out(stems, tmp_path, kind):
-    t = trainer(stems, tmp_path, loss=kind, epochs=3, steps_per_epoch=20, learning_rate=1e-2, dropout=0.0)
+@pytest.mark.parametrize(("kind", "optimizer"), [("discriminative", "adamw"), ("sdr", "adamw"), ("sdr", "muon")])
+def test_loss_falls_and_the_voice_comes_out(stems, tmp_path, kind, optimizer):
+    t = trainer(stems, tmp_path, loss=kind, optimizer=optimizer, epochs=3, steps_per_epoch=20, learning_rate=1e-2, dropout=0.0)
     before = t.validate()["nsdr_vocals"]
     assert run(t)
     first, *_, last = t.report.rows
@@ -362,12 +362,15 @@ def test_real_voices_come_out(tmp_path):
     assert t.report.rows[-1]["nsdr_vocals"] > 1
 
 
-@pytest.mark.parametrize("stop", [3, 6, 8])  # within the first epoch, at its end, within the second
-def test_a_stopped_and_resumed_run_ends_with_the_same_bits(stems, tmp_path, stop):
-    straight = trainer(stems, tmp_path / "straight")
+@pytest.mark.parametrize(
+    ("stop", "optimizer"),
+    [(3, "adamw"), (6, "adamw"), (8, "adamw"), (8, "muon")],  # within the first epoch, at its end, within the second
+)
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(stems, tmp_path, stop, optimizer):
+    straight = trainer(stems, tmp_path / "straight", optimizer=optimizer)
     assert run(straight)
-    assert not run(trainer(stems, tmp_path / "parts"), stop)
-    resumed = trainer(stems, tmp_path / "parts")
+    assert not run(trainer(stems, tmp_path / "parts", optimizer=optimizer), stop)
+    resumed = trainer(stems, tmp_path / "parts", optimizer=optimizer)
     resumed.restore(checkpoint.load(tmp_path / "parts/last.pt"))
     assert resumed.step == stop
     assert run(resumed)
@@ -377,6 +380,33 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(stems, tmp_path, stop
             assert torch.equal(weight, ends[1][part][name]), f"{part}: {name}"
     keys = ("loss", "nsdr_vocals", "step")
     assert [[row[k] for k in keys] for row in ends[0]["history"]] == [[row[k] for k in keys] for row in ends[1]["history"]]
+
+
+def test_muon_moves_matrices_and_adamw_the_rest(tmp_path, stems):
+    t = trainer(stems, tmp_path, optimizer="muon")
+    muon, adamw = t.optimizer.parts
+    shapes = [[p.ndim for group in part.param_groups for p in group["params"]] for part in (muon, adamw)]
+    assert set(shapes[0]) == {2}
+    assert set(shapes[1]) == {1}
+    assert sum(map(len, shapes)) == len(list(t.model.parameters()))
+    before = t.model.lstm.weight_hh_l0.detach().clone()
+    rate = t.learning_rate()
+    run(t, 1)
+    step = (t.model.lstm.weight_hh_l0.detach() - before) / rate
+    assert float(step.square().mean().sqrt()) == pytest.approx(0.2, rel=0.3)  # as large as AdamW's are known to be
+    assert torch.linalg.cond(step) < 5  # all directions alike
+
+
+def test_a_run_of_a_version_that_knew_one_optimiser_goes_on(tmp_path, stems):
+    first, second = trainer(stems, tmp_path / "a"), trainer(stems, tmp_path / "b")
+    run(first, 2)
+    first.save("last.pt")
+    content = checkpoint.load(tmp_path / "a" / "last.pt")
+    second.restore(content | {"optimizer": content["optimizer"][0]})
+    assert not run(first, 3)
+    assert not run(second, 3)
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name]), name
 
 
 def test_a_run_can_begin_with_anothers_weights(stems, tmp_path):
@@ -503,8 +533,8 @@ def test_errors_are_one_line_and_a_code(arguments, code, message):
 
 
 def test_the_course_of_runs_that_follow_each_other_is_one_picture(tmp_path):
-    metrics = sorted((ROOT / "docs" / "training").glob("*.csv"))
-    assert [curve.read(path)[-1]["step"] for path in metrics] == [1457, 2100]  # live-wide, live
+    metrics = sorted((ROOT / "docs" / "training").glob("[12]-*.csv"))
+    assert [curve.read(path)[-1]["step"] for path in metrics] == [2100, 1457]
     done = CliRunner().invoke(curve.main, [*map(str, metrics), "-o", str(tmp_path / "x.png"), "--title", "both"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

@@ -78,13 +78,13 @@ def runs(contract: Contract) -> str:
         f"| {i} | {r['steps']} | {r['minutes']:g} | {r.get('machine', 'not noted')} | {r['commit']} |"
         for i, r in enumerate(chain, 1)
     ]
-    lines += ["", "| run | recordings | of | voices, min | accompaniments, min | weight |", "|---|---|---|---|---|---|"]
+    lines += ["", "| recordings | of | voices, min | accompaniments, min | run: weight |", "|---|---|---|---|---|"]
+    heard: dict[str, list[str]] = {}
     for i, r in enumerate(chain, 1):
-        lines += [
-            f"| {i} | {d['recordings']} | {d['name']} | {d['voice_minutes']:g} | {d['accompaniment_minutes']:g} | "
-            f"{d['weight']:g} |"
-            for d in r["data"]
-        ]
+        for d in r["data"]:
+            what = f"| {d['recordings']} | {d['name']} | {d['voice_minutes']:g} | {d['accompaniment_minutes']:g} |"
+            heard.setdefault(what, []).append(f"{i}: {d['weight']:g}")
+    lines += [f"{what} {', '.join(weights)} |" for what, weights in heard.items()]
     names = ", ".join(contract.training["validation"])
     seed = contract.training["config"]["seed"]
     return "\n".join([*lines, "", f"Seed {seed}. The last run's course was watched on: {names}."])

@@ -36,7 +36,9 @@ def draw(png: Path, runs: Sequence[Sequence[Row]], title: str) -> None:
     for number, rows in enumerate(runs):
         if number:
             left.axvline(done, color="0.6", linestyle=":", linewidth=1)
-            left.annotate(" next run, other data", (done, 1), xycoords=("data", "axes fraction"), va="top", fontsize="small")
+        if len(runs) > 1:
+            name = f" run {number + 1}" if not number else f" {number + 1}"
+            left.annotate(name, (done, 1), xycoords=("data", "axes fraction"), va="top", fontsize="small")
         steps = [done + row["step"] for row in rows]
         dots: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.5}
         left.plot(steps, [row["loss"] for row in rows], color=LOSS, label=None if number else "training loss", **dots)

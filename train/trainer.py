@@ -24,6 +24,7 @@ from .config import Config, ConfigError
 from .datasets import DataSet, Recording
 from .loader import Loader
 from .model import MaskNetwork, State
+from .optimizer import Optimizer
 from .parallel import Group
 from .report import Report
 from .stft import Transform
@@ -75,7 +76,7 @@ class Trainer:
             self._standardise()
         self.network = group.wrap(self.model)  # the same weights, their gradients averaged over the processes
         self.ema: MaskNetwork = deepcopy(self.model).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), lr=config.learning_rate)
+        self.optimizer = Optimizer(self.model, config.optimizer, config.learning_rate, config.weight_decay)
         self.state: State = self.model.initial(len(self._rows))
         self.init: dict[str, Any] | None = None
         self.step = 0
@@ -132,15 +133,13 @@ class Trainer:
     def learn(self, batch: mixing.Batch) -> float:
         """One step of the optimiser; the loss before it."""
         self._draw_anew()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         self.model.train()
         stems = mixing.apply(batch)
         value = self._loss(stems)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero()
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
+        self.optimizer.step(self.learning_rate())
         self._average()
         return float(value.detach())
 
@@ -217,7 +216,7 @@ class Trainer:
             "history": self.report.rows,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.content(),
             "state": [self.group.rows(s) for s in self.state],
         }
 
@@ -266,17 +265,10 @@ class Trainer:
             raise checkpoint.CheckpointError("checkpoint was trained on other data: resume with the --data it began with")
         self.model.load_state_dict(content["model"])
         self.ema.load_state_dict(content["ema"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.optimizer.restore(content["optimizer"])
         rows = slice(self._rows.start, self._rows.stop)
         h, c = (s[:, rows].to(self.device) for s in content["state"])
         self.state = (h, c)
         self.init = content.get("init")
         self.step, self.seconds, self.losses = content["step"], content["seconds"], list(content["losses"])
         self.report.rows = list(content["history"])
-
-
-def _groups(model: MaskNetwork, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay, biases do not: they set where gates and masks rest."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    biases = [p for p in model.parameters() if p.ndim == 1]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
