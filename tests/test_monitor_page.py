@@ -366,12 +366,13 @@ def test_input_and_sources_are_heard_here_with_their_delay_said(visit, stage):
 def test_late_sound_is_said(visit, stage):
     page = visit()
     stage.daemon.send_signal(signal.SIGUSR1)
+    # A hop of a busy machine may be late by itself before the signal is heard, and the page is quick to say so.
+    wait(lambda: stage.ask("/streamsep/stats/bridged")[0] > 0, lambda: "no hop was bridged", 20)
     expect(page.locator('.banner[data-name="late"]')).to_contain_text(re.compile(r"Sound is late: \d+ hops"))
     expect(page.locator("#state")).to_contain_text("late")
     expect(page.locator("#events")).to_contain_text(re.compile(r"\d+ late hops"))
     expect(page.locator("#histogram")).not_to_have_attribute("aria-label", re.compile(", 0 late or longer"))
     stage.daemon.send_signal(signal.SIGUSR2)
-    assert stage.ask("/streamsep/stats/bridged")[0] > 0
 
 
 def test_a_gpu_that_is_asked_for_and_not_used_is_said(visit):
