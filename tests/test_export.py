@@ -12,11 +12,12 @@ import torch
 from click.testing import CliRunner
 
 import streamsep.model
-from export import exporter, graph, int8, parity
+from export import exporter, graph, int8, parity, reader
 from export.__main__ import main
 from export.exporter import export
 from streamsep import rows
 from train import checkpoint, config
+from train.growth import grown
 from train.model import MaskLSTM
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +162,29 @@ def test_any_number_of_streams_and_frames(source, network, tmp_path):
     np.testing.assert_allclose(np.concatenate([first, second], 1), mask.numpy(), atol=parity.LARGEST_DIFFERENCE)
     np.testing.assert_allclose(h, state[0].numpy(), atol=parity.LARGEST_DIFFERENCE)
     np.testing.assert_allclose(c, state[1].numpy(), atol=parity.LARGEST_DIFFERENCE)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 120), ("fp16", 60), ("int8", 40)])
+def test_a_files_weights_come_back(source, tmp_path, precision, least):
+    """And another run can begin with them: its network, whose features have other statistics, gives the masks of the file."""
+    export(source, tmp_path / "model.onnx", precision)
+    content = reader.read(tmp_path / "model.onnx")
+    assert (content["step"], content["seconds"], content["commit"]) == (7, 60.0, "0123456789ab")
+    settings = config.load("tiny")
+    torch.manual_seed(1)
+    model = checkpoint.network(settings)
+    model.mean.fill_(-3)
+    model.std.fill_(1.7)
+    model.load_state_dict(grown(content["ema"], model))
+    mags, _ = parity.recordings(settings, ())
+    assert parity.measure(model.eval(), tmp_path / "model.onnx", mags).snr_db > least
+    assert bool((model.mean == -3).all()) == (precision == "int8")  # where it has its own, as part of the first layer
+
+
+def test_a_file_of_bands_has_no_way_back(banded, tmp_path):
+    export(banded, tmp_path / "model.onnx")
+    with pytest.raises(checkpoint.CheckpointError, match="has no way back: expected an LSTM over all bins"):
+        reader.read(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -424,9 +424,34 @@ def test_a_run_can_begin_with_anothers_weights(stems, tmp_path):
     made_of = third.content()["init"]  # all that came before, for the model's card
     assert (made_of["steps"], made_of["init"]["steps"], made_of["init"]["init"]) == (1, 3, None)
     assert "core" in made_of["machine"]
-    third = trainer(stems, tmp_path / "c", hidden=8)
-    with pytest.raises(checkpoint.CheckpointError, match="does not fit: expected layers=2, hidden=8"):
-        third.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
+
+
+@pytest.mark.parametrize("changes", [{"hidden": 8}, {"layers": 1}, {"layers": 3}, {"n_fft": 1024}, {"network": "bands"}])
+def test_weights_of_another_shape_are_refused(stems, tmp_path, changes):
+    trainer(stems, tmp_path / "a").save("last.pt")
+    expected = tiny(**changes)
+    other = trainer(stems, tmp_path / "b", **changes)
+    message = f"does not fit: expected layers={expected.layers}, hidden={expected.hidden} or less, n_fft={expected.n_fft}"
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        other.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
+
+
+def test_a_network_grows_without_a_change_of_its_masks_and_then_learns_with_all_of_it(stems, tmp_path, mag):
+    small = trainer(stems, tmp_path / "a")
+    run(small, 3)
+    small.save("last.pt")
+    large = trainer(stems, tmp_path / "b", hidden=40, dropout=0.0, seed=1)
+    large.begin_with(checkpoint.load(tmp_path / "a" / "last.pt"))
+    mag = torch.rand(2, 30, large.config.n_bins, generator=torch.Generator().manual_seed(1)) ** 4
+    before, after = (m.eval()(mag, m.initial(2)) for m in (small.ema, large.model))
+    assert (after[0] - before[0]).abs().max() < 1e-5
+    h = after[1][0]
+    assert (h[..., :24] - before[1][0]).abs().max() < 1e-5
+    assert h[..., 24:].abs().mean() > 0.01  # new units hear something, and nobody listens yet
+    assert large.model.heads.weight[:, 24:].abs().max() == 0
+    run(large, 3)
+    new = [large.model.heads.weight[:, 24:], large.model.lstm.weight_hh_l0[:24, 24:], large.model.lstm.weight_ih_l1[:24, 24:]]
+    assert all(bool((weight != 0).all()) for weight in new)
 
 
 def test_lists_come_before_exceptions(tmp_path, stems):

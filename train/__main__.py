@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+from streamsep.model import ModelError
 
 from . import cache, checkpoint, config, datasets, parallel
 from .trainer import Precision, Trainer
@@ -32,7 +34,7 @@ USAGE, FAILURE = 2, 1
 @click.option("--epochs", type=click.IntRange(1), help="Budget, instead of CONFIG's.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget by the clock, instead of epochs.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last.pt.")
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint of another run whose weights to begin with.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint or .onnx whose weights to begin with.")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Another value for a key of CONFIG. Repeatable.")
 @click.option(
     "--cache", "kept", type=click.Path(path_type=Path), help="Where decoded recordings are kept.  [default: ~/.cache]"
@@ -82,12 +84,20 @@ def main(
             elif (out / "last.pt").exists():
                 _fail(f"{str(out)!r} holds a run already: go on with --resume, or give another --out", USAGE)
             elif init:
-                trainer.begin_with(checkpoint.load(init))
+                trainer.begin_with(_first_weights(init))
             _train(trainer, out)
     except config.ConfigError as error:
         _fail(error, USAGE)
-    except (datasets.DataError, checkpoint.CheckpointError, OSError) as error:
+    except (datasets.DataError, checkpoint.CheckpointError, ModelError, OSError) as error:
         _fail(error, FAILURE)
+
+
+def _first_weights(path: Path) -> dict[str, Any]:
+    if path.suffix != ".onnx":
+        return checkpoint.load(path)
+    from export import reader  # needs onnx, which no other run does
+
+    return reader.read(path)
 
 
 def _device(device: str) -> Literal["cpu", "cuda"]:

@@ -22,8 +22,9 @@ from . import checkpoint, loss, mixing, provenance, score
 from .budget import Budget
 from .config import Config, ConfigError
 from .datasets import DataSet, Recording
+from .growth import grown
 from .loader import Loader
-from .model import MaskNetwork, State
+from .model import MaskLSTM, MaskNetwork, State
 from .optimizer import Optimizer
 from .parallel import Group
 from .report import Report
@@ -221,21 +222,23 @@ class Trainer:
         }
 
     def begin_with(self, content: dict[str, Any]) -> None:
-        """Take the averaged weights of another run's checkpoint as the first ones, and remember where they came from.
+        """Take the averaged weights of another run's checkpoint, or a model file's, as the first ones, and remember where they
+        came from. A network with fewer units grows (`train.growth`).
 
         Raises
         ------
         CheckpointError
             that network has another shape.
         """
+        state = content["ema"]
         try:
-            self.model.load_state_dict(content["ema"])
-        except RuntimeError as error:
+            self.model.load_state_dict(grown(state, self.model) if isinstance(self.model, MaskLSTM) else state)
+        except (RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(
-                f"checkpoint's network does not fit: expected layers={self.config.layers}, hidden={self.config.hidden}, "
-                f"n_fft={self.config.n_fft}; begin with one of that shape"
+                f"checkpoint's network does not fit: expected layers={self.config.layers}, hidden={self.config.hidden} or "
+                f"less, n_fft={self.config.n_fft}; begin with one of that shape"
             ) from error
-        self.ema.load_state_dict(content["ema"])
+        self.ema.load_state_dict(self.model.state_dict())
         self.init = {
             "steps": content["step"],
             "minutes": round(content["seconds"] / 60, 1),
