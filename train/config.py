@@ -58,6 +58,7 @@ class Augment(Strict):
     mix_eq_db: float = Field(default=4.0, ge=0, description="deviation of the equaliser common to all stems")
     low_pass: float = Field(default=0.4, ge=0, le=1, description="probability that the band's top is missing")
     low_pass_hz: Range = (3500.0, 8000.0)
+    band_slope_db: Range = Field(default=(12.0, 400.0), description="dB an octave: a gentle roll-off to a codec's wall")
     high_pass: float = Field(default=0.3, ge=0, le=1)
     high_pass_hz: Range = (40.0, 400.0)
     noise: float = Field(default=0.25, ge=0, le=1, description="probability of white noise in the accompaniment")

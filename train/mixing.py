@@ -153,7 +153,7 @@ class Mixer:
         own = a.stem_eq_db * rng.standard_normal((2, KNOTS))
         curve = np.stack([np.interp(hertz, knots, common + one) for one in own])
         octaves = np.log2(np.maximum(hertz, 1.0))
-        slope = np.exp(rng.uniform(np.log(12), np.log(400)))  # dB per octave: from a gentle roll-off to a codec's wall
+        slope = np.exp(rng.uniform(*np.log(a.band_slope_db)))
         if rng.random() < a.low_pass:
             curve -= slope * np.maximum(octaves - np.log2(rng.uniform(*a.low_pass_hz)), 0)
         if rng.random() < a.high_pass:
