@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 CONFIGS = Path(__file__).with_name("configs")
+OptimizerName = Literal["adamw", "muon"]
 
 
 class ConfigError(Exception):
@@ -101,7 +102,7 @@ class Config(Strict):
     steps_per_epoch: int = Field(default=100, gt=0, description="mixtures are random: an epoch is a number of steps")
     batch: int = Field(default=16, gt=0, description="mixtures a step")
     seconds: float = Field(default=4.096, gt=0, description="length of a mixture")
-    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: for the matrices; biases have AdamW")
+    optimizer: OptimizerName = Field(default="adamw", description="muon: for the matrices; biases have AdamW")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak; cosine to zero at the end of the budget")
     warm_up: int = Field(default=100, ge=0, description="steps")
     weight_decay: float = Field(default=1e-2, ge=0)

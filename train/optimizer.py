@@ -10,19 +10,18 @@ Weights decay, biases do not: they set where gates and masks rest.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from .config import OptimizerName
 from .model import MaskNetwork
-
-Name = Literal["adamw", "muon"]
 
 
 class Optimizer:
     """Of the weights of `model`."""
 
-    def __init__(self, model: MaskNetwork, name: Name, learning_rate: float, weight_decay: float):
+    def __init__(self, model: MaskNetwork, name: OptimizerName, learning_rate: float, weight_decay: float):
         weights = [p for p in model.parameters() if p.ndim > 1]
         biases = [p for p in model.parameters() if p.ndim == 1]
         self.parts: list[torch.optim.Optimizer]

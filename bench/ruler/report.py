@@ -2,17 +2,17 @@
 
 import hashlib
 import platform
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from bench.page import commit
 from streamsep.stft import Geometry
 
 from .estimates import Case, open_model, open_separator
-from .recordings import ROOT, SHARED_BACKING
+from .recordings import SHARED_BACKING
 from .rows import Row
 
 PAPER = {"gnsdr": 7.45, "gsir": 13.08, "gsar": 9.68}  # voice, on the paper's 825 test clips; sees one frame of the future
@@ -85,12 +85,6 @@ def provenance(case: Case, rate: int, channels: int = 1) -> dict[str, Any]:
         "commit": commit(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
-
-
-def commit() -> str:
-    """What the checkout is at."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "none"
 
 
 # ------------------------------------------------------------------------------------------------------------- for people
