@@ -1,7 +1,7 @@
 """`make pictures`: the pictures of README and documentation, each made from what is measured or heard; each under 200 kB.
 
 docs/demo.png             what `streamsep demo` draws: the bundled song through the live path
-docs/training/live.png    `python -m train.curve` of the metrics of the two runs behind the shipped model
+docs/training/*.png       `python -m train.curve` of the metrics of the runs behind a shipped model
 """
 
 from __future__ import annotations
