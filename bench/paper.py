@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from streamsep import model  # noqa: E402
 from streamsep.model import Contract  # noqa: E402
+from train.provenance import lineage  # noqa: E402
 
 CLIPS = 175
 PAPER = "| Huang et al., 3 x 1000, sees one frame ahead | 64 + 32 | discriminative | 825 | 7.45 | | 13.08 | 9.68 | |"
@@ -64,12 +65,10 @@ def line(path: Path, clips: str = "public") -> str:
 
 def _others(contract: Contract) -> Iterator[str]:
     """What it was trained on that the paper was not, in this run and in those before it."""
-    run: dict[str, Any] | None = contract.training
-    while run:
+    for run in lineage(contract.training):
         for data in run["data"]:
             if data["name"] != "mir1k" or data["recordings"] > CLIPS:
                 yield f"{data['name']} ({data['recordings']} recordings)"
-        run = run.get("init")
 
 
 def network(contract: Contract) -> str:

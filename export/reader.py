@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a run can begin with (`Trainer.begin_with`): the weights of the LSTM in the file at `path`, and their provenance.
+    """As much of a checkpoint as the file at `path` holds: the weights of its LSTM, configuration and provenance.
 
     Raises
     ------
@@ -37,8 +37,12 @@ def read(path: Path) -> dict[str, Any]:
     if not {"heads_weight", "heads_int8"} & constants.keys():
         raise CheckpointError(f"model file {str(path)!r} has no way back: expected an LSTM over all bins (network='lstm')")
     state = _File(constants, contract).state()
-    training: dict[str, Any] = {"commit": "unknown", "data": [], "steps": 0, "minutes": 0.0} | contract.training
+    nothing = {"commit": "unknown", "data": [], "validation": [], "steps": 0, "minutes": 0.0, "config": {}}
+    training: dict[str, Any] = nothing | contract.training
+    of_file = {"name": contract.name, "licence": contract.licence, "sources": contract.sources}
     return training | {
+        "config": training["config"] | of_file,
+        "history": [],
         "ema": {name: torch.from_numpy(np.array(value, np.float32)) for name, value in state.items()},
         "step": training["steps"],
         "seconds": 60 * training["minutes"],

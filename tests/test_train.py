@@ -12,9 +12,10 @@ import torch
 from click.testing import CliRunner
 
 from tests.training import RATE, ROOT, command, music, voice
-from train import checkpoint, config, curve, datasets, loss
+from train import checkpoint, config, curve, datasets, loss, mean, provenance
 from train.__main__ import main
 from train.bands import BandLSTM, edges
+from train.growth import bare, grown
 from train.model import MaskLSTM, MaskNetwork
 from train.parallel import Group
 from train.stft import Transform
@@ -452,6 +453,49 @@ def test_a_network_grows_without_a_change_of_its_masks_and_then_learns_with_all_
     run(large, 3)
     new = [large.model.heads.weight[:, 24:], large.model.lstm.weight_hh_l0[:24, 24:], large.model.lstm.weight_ih_l1[:24, 24:]]
     assert all(bool((weight != 0).all()) for weight in new)
+
+
+def test_a_mean_of_runs_lies_between_them_and_remembers_both(stems, tmp_path):
+    root = trainer(stems, tmp_path / "root")
+    run(root, 2)
+    root.save("last.pt")
+    for name, seed in (("a", 1), ("b", 2)):
+        branch = trainer(stems, tmp_path / name, seed=seed, learning_rate=1e-2)
+        branch.begin_with(checkpoint.load(tmp_path / "root/last.pt"))
+        run(branch, 4)
+        branch.save("last.pt")
+    files = [tmp_path / name / "last.pt" for name in "ab"]
+    a, b = (checkpoint.load(file) for file in files)
+
+    def masks(content):
+        x = torch.rand(1, 20, root.config.n_bins, generator=torch.Generator().manual_seed(1)) ** 4
+        model = checkpoint.network(root.config).eval()
+        model.load_state_dict(grown(content["ema"], model))
+        return model(x, model.initial(1))[0]
+
+    assert (masks(a) - masks(b)).abs().max() > 1e-3
+    of_a_file = b | {"ema": bare(b["ema"])}  # as 8 bits have it
+    for shares, same in (((1.0, 0.0), a), ((0.0, 1.0), b)):
+        assert (masks(mean.mean([a, of_a_file], shares)) - masks(same)).abs().max() < 1e-5
+
+    done = CliRunner().invoke(mean.main, [*map(str, files), "--share", "0.7", "--share", "0.3", "-o", str(tmp_path / "m.pt")])
+    assert done.exit_code == 0, done.output
+    made = checkpoint.load(tmp_path / "m.pt")
+    expected = 0.7 * a["ema"]["heads.weight"] + 0.3 * b["ema"]["heads.weight"]
+    assert torch.allclose(made["ema"]["heads.weight"], expected, atol=1e-6)
+    runs = provenance.lineage(provenance.record(made))
+    assert [(r["steps"], "mean" in r) for r in runs] == [(2, False), (4, False), (4, False), (0, True)]
+
+
+def test_means_that_make_no_sense_are_refused(stems, tmp_path):
+    for name, changes in (("a", {}), ("b", {"hidden": 8})):
+        trainer(stems, tmp_path / name, **changes).save("last.pt")
+    files = [str(tmp_path / name / "last.pt") for name in "ab"]
+    done = CliRunner().invoke(mean.main, [*files, "-o", str(tmp_path / "m.pt")])
+    assert (done.exit_code, "networks of several shapes" in done.stderr) == (1, True)
+    done = CliRunner().invoke(mean.main, [*files, "--share", "0.7", "--share", "0.7", "-o", str(tmp_path / "m.pt")])
+    assert (done.exit_code, "expected one for each file, 1 in all" in done.stderr) == (2, True)
+    assert not (tmp_path / "m.pt").exists()
 
 
 def test_lists_come_before_exceptions(tmp_path, stems):

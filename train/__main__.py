@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import click
 import torch
@@ -84,20 +84,12 @@ def main(
             elif (out / "last.pt").exists():
                 _fail(f"{str(out)!r} holds a run already: go on with --resume, or give another --out", USAGE)
             elif init:
-                trainer.begin_with(_first_weights(init))
+                trainer.begin_with(checkpoint.first_weights(init))
             _train(trainer, out)
     except config.ConfigError as error:
         _fail(error, USAGE)
     except (datasets.DataError, checkpoint.CheckpointError, ModelError, OSError) as error:
         _fail(error, FAILURE)
-
-
-def _first_weights(path: Path) -> dict[str, Any]:
-    if path.suffix != ".onnx":
-        return checkpoint.load(path)
-    from export import reader  # needs onnx, which no other run does
-
-    return reader.read(path)
 
 
 def _device(device: str) -> Literal["cpu", "cuda"]:

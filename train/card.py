@@ -16,6 +16,8 @@ import click
 
 from streamsep.model import Contract, Model, ModelError, load
 
+from .provenance import lineage
+
 NEW = """\
 # {name}
 
@@ -68,14 +70,12 @@ def network(c: Contract) -> str:
 
 def runs(contract: Contract) -> str:
     """The runs behind the weights, first to last, and what each learnt from; minutes as they lie on the disk."""
-    chain: list[dict[str, Any]] = []
-    run: dict[str, Any] | None = contract.training
-    while run:
-        chain.insert(0, run)
-        run = run.get("init")
+    chain = lineage(contract.training)
     lines = ["| run | steps | minutes | on | commit |", "|---|---|---|---|---|"]
     lines += [
-        f"| {i} | {r['steps']} | {r['minutes']:g} | {r.get('machine', 'not noted')} | {r['commit']} |"
+        _mean(i, r, chain)
+        if "mean" in r
+        else f"| {i} | {r['steps']} | {r['minutes']:g} | {r.get('machine', 'not noted')} | {r['commit']} |"
         for i, r in enumerate(chain, 1)
     ]
     lines += ["", "| recordings | of | voices, min | accompaniments, min | run: weight |", "|---|---|---|---|---|"]
@@ -88,6 +88,14 @@ def runs(contract: Contract) -> str:
     names = ", ".join(contract.training["validation"])
     seed = contract.training["config"]["seed"]
     return "\n".join([*lines, "", f"Seed {seed}. The last run's course was watched on: {names}."])
+
+
+def _mean(number: int, run: dict[str, Any], chain: list[dict[str, Any]]) -> str:
+    """The line of a run that was none: the mean of others' weights."""
+    others = [({k: v for k, v in other.items() if k != "share"}, other["share"]) for other in run["mean"]]
+    parts = [(run["init"], 1 - sum(share for _, share in others)), *others]
+    text = ", ".join(f"{100 * share:.0f} % of {chain.index(part) + 1}" for part, share in parts)
+    return f"| {number} | mean of weights: {text} | | | {run['commit']} |"
 
 
 def measured(contract: Contract) -> str:

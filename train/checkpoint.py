@@ -58,6 +58,21 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
     return content
 
 
+def first_weights(path: Path) -> dict[str, Any]:
+    """What a run can begin with: the checkpoint at `path`, or as much of one as a model file, `.onnx`, holds.
+
+    Raises
+    ------
+    CheckpointError, ModelError
+        neither.
+    """
+    if path.suffix != ".onnx":
+        return load(path)
+    from export import reader  # needs onnx, which no other run does
+
+    return reader.read(path)
+
+
 def config_of(content: dict[str, Any]) -> Config:
     """The run's configuration."""
     try:

@@ -1,8 +1,8 @@
-"""First weights from a network of fewer units: the same masks, with new units that nobody listens to yet.
+"""First weights from another network: the same masks, with other statistics of the features, or with more units.
 
 After Chen, Goodfellow & Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer" (ICLR 2016), whose widening copies
-units. Here new units start as an untrained network's do and hear everything; what old units and heads make of them starts at
-zero, so that training alone decides what they are for.
+units. Here new units, which nobody listens to yet, start as an untrained network's do and hear everything; what old units and
+heads make of them starts at zero, so that training alone decides what they are for.
 """
 
 from __future__ import annotations
@@ -41,6 +41,16 @@ def grown(state: dict[str, Tensor], model: MaskLSTM) -> dict[str, Tensor]:
         else:
             mine[:, :units] = theirs
     return new
+
+
+@torch.no_grad()
+def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, that of a `MaskLSTM`, as one that sees bare features, without mean and deviation, and gives the same masks."""
+    if "mean" not in state:
+        return state
+    weight = state["lstm.weight_ih_l0"] / state["std"]
+    new = {name: value for name, value in state.items() if name not in ("mean", "std")}
+    return new | {"lstm.weight_ih_l0": weight, "lstm.bias_ih_l0": state["lstm.bias_ih_l0"] - weight @ state["mean"]}
 
 
 def _standardised(state: dict[str, Tensor], mean: Tensor, std: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,35 @@ def commit() -> str:
         return "unknown"
 
 
+def record(content: dict[str, Any]) -> dict[str, Any]:
+    """What a run's successor remembers of its checkpoint, for the model's contract."""
+    of = {
+        "steps": content["step"],
+        "minutes": round(content["seconds"] / 60, 1),
+        "machine": content.get("machine", "unknown"),
+        "commit": content["commit"],
+        "seed": content["config"].get("seed", 0),
+        "data": content["data"],
+        "init": content.get("init"),
+    }
+    return of | ({"mean": content["mean"]} if "mean" in content else {})
+
+
+def lineage(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs behind weights, from a contract's `training`, each once and after those whose weights it began with."""
+    runs: list[dict[str, Any]] = []
+
+    def visit(run: dict[str, Any]) -> None:
+        for before in [*filter(None, [run.get("init")]), *run.get("mean", ())]:
+            visit(before)
+        plain = {key: value for key, value in run.items() if key != "share"}
+        if plain not in runs:
+            runs.append(plain)
+
+    visit(training)
+    return runs
+
+
 def machine(device: torch.device, processes: int = 1) -> str:
     """What a run computes on, for its model card: "2 cores of AMD EPYC", "1 NVIDIA H100 80GB HBM3"."""
     if device.type == "cuda":

@@ -239,14 +239,7 @@ class Trainer:
                 f"less, n_fft={self.config.n_fft}; begin with one of that shape"
             ) from error
         self.ema.load_state_dict(self.model.state_dict())
-        self.init = {
-            "steps": content["step"],
-            "minutes": round(content["seconds"] / 60, 1),
-            "machine": content.get("machine", "unknown"),
-            "commit": content["commit"],
-            "data": content["data"],
-            "init": content.get("init"),
-        }
+        self.init = provenance.record(content)
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on where `content` was saved.

@@ -1,0 +1,80 @@
+"""`python -m train.mean FIRST SECOND ... -o OUT.pt`: the mean of the weights of runs that have a beginning in common.
+
+What one run learnt at the cost of what another one knows, a mean of both often keeps: Wortsman et al., "Model soups" (ICML
+2022) and "Robust fine-tuning of zero-shot models" (CVPR 2022). It works where both began with the same weights and did not go
+far; a mean of strangers is noise. OUT has the configuration of FIRST, and can be exported or begun with.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from streamsep.model import ModelError
+
+from . import checkpoint, provenance
+from .growth import bare, grown
+from .model import MaskLSTM
+
+
+def mean(contents: Sequence[dict[str, Any]], shares: Sequence[float]) -> dict[str, Any]:
+    """The checkpoint whose averaged weights are the mean of those of `contents` by `shares`, which sum to 1.
+
+    Raises
+    ------
+    CheckpointError
+        a network that is no LSTM over all bins, or not of the first one's shape.
+    """
+    first = contents[0]
+    model = checkpoint.network(checkpoint.config_of(first))
+    if not isinstance(model, MaskLSTM):
+        raise checkpoint.CheckpointError("mean of networks over bands: expected network='lstm'")
+    if "mean" in first["ema"]:  # the features' statistics, not this module
+        model.load_state_dict(first["ema"])
+    states = [bare(content["ema"]) for content in contents]
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    if any(shape != shapes[0] for shape in shapes):
+        raise checkpoint.CheckpointError("mean of networks of several shapes: expected the same layers, hidden and n_fft")
+    weighted = [{name: share * value for name, value in s.items()} for share, s in zip(shares, states, strict=True)]
+    together: dict[str, Tensor] = {name: torch.stack([s[name] for s in weighted]).sum(0) for name in states[0]}
+    others = [{"share": share} | provenance.record(content) for share, content in zip(shares[1:], contents[1:], strict=True)]
+    return {
+        "config": first["config"],
+        "data": [],
+        "validation": first["validation"],
+        "commit": provenance.commit(),
+        "machine": provenance.machine(torch.device("cpu")),
+        "init": provenance.record(first),
+        "mean": others,
+        "step": 0,
+        "seconds": 0.0,
+        "history": [],
+        "ema": grown(together, model),
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--share", "shares", type=click.FloatRange(0, 1), multiple=True, help="Of each file.  [default: alike]")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The checkpoint.")
+def main(files: tuple[Path, ...], shares: tuple[float, ...], out: Path) -> None:
+    """Write the mean of the weights in FILES, checkpoints or .onnx, as a checkpoint."""
+    shares = shares or (1 / len(files),) * len(files)
+    if len(shares) != len(files) or abs(sum(shares) - 1) > 1e-6:
+        raise click.UsageError(f"--share {' '.join(f'{s:g}' for s in shares)}: expected one for each file, 1 in all")
+    try:
+        checkpoint.save(out, mean([checkpoint.first_weights(file) for file in files], shares))
+    except (checkpoint.CheckpointError, ModelError, OSError) as error:
+        click.echo(f"train.mean: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"{out}: next: python -m export {out} -o MODEL.onnx")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m train.mean")
