@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What the tests drive for real: sound servers, PortAudio, OSC clients.
 APT := python3-venv libportaudio2 libasound2-plugins jackd2 pipewire pipewire-jack pulseaudio pulseaudio-utils liblo-tools \
-       puredata-core supercollider-language supercollider-server chromium gcc lv2-dev lilv-utils jalv sordi valgrind \
+       puredata-core supercollider-language supercollider-server chromium ffmpeg gcc lv2-dev lilv-utils jalv sordi valgrind \
        ladspa-sdk
 
 .PHONY: demo test lint bench docs pictures screenshots song clean
