@@ -126,15 +126,16 @@ def test_separate_never_overwrites_an_input(tmp_path):
 
 def test_an_interrupted_batch_leaves_whole_files_only(tmp_path):
     for name in "abcdef":
-        tone(tmp_path / f"{name}.wav", 120, 48000)
+        tone(tmp_path / f"{name}.wav", 240, 48000)  # long enough that a busy machine sees it at work
     command = [sys.executable, "-m", "streamsep", "separate", str(tmp_path), "-o", str(tmp_path / "out"), "--jobs", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
     while not list((tmp_path).rglob(".*.part")) and time.monotonic() < end:
         time.sleep(0.02)
+    assert process.poll() is None, "it was over before anybody looked"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1].strip() == "streamsep: interrupted"
-    assert process.returncode == 130
+    said = process.communicate(timeout=60)[1].strip()
+    assert (process.returncode, said) == (130, "streamsep: interrupted")
     assert not list(tmp_path.rglob(".*.part"))
 
 
