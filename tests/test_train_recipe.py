@@ -184,6 +184,15 @@ def test_a_card_says_what_the_file_says_and_keeps_what_people_wrote(tmp_path):
         card.write(model, "# live\n")
 
 
+def test_a_card_tells_a_mean_from_a_run():
+    contract = streamsep.model.load("live").contract
+    root = {"steps": 5, "minutes": 1.0, "commit": "root", "data": [], "init": None}
+    first, second = ({"steps": n, "minutes": 2.0, "commit": str(n), "data": [], "init": root} for n in (6, 7))
+    made = {"steps": 0, "minutes": 0.0, "commit": "end", "data": [], "init": first, "mean": [{"share": 0.3} | second]}
+    lines = card.runs(contract.model_copy(update={"training": contract.training | made})).splitlines()
+    assert [line.split(" |")[1].strip() for line in lines[2:6]] == ["5", "6", "7", "mean of weights: 70 % of 2, 30 % of 3"]
+
+
 @pytest.mark.parametrize("name", streamsep.model.shipped())
 def test_the_cards_that_ship_say_what_their_files_say(name):
     model = streamsep.model.load(name)
