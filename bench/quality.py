@@ -68,7 +68,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cold", action="store_true", help="of a set: leave out the warm figures, in half the time")
     p.add_argument("--quick", action="store_true", help="every tenth clip, a minute of the song")
     p.add_argument("--pictures", type=Path, metavar="DIR", help="a box plot, spectrograms and sounds of onsets")
-    p.add_argument("--stamp", action="store_true", help="also write a set's figures into the model file's contract")
+    p.add_argument(
+        "--stamp",
+        nargs="?",
+        const=True,
+        type=Path,
+        metavar="FILE",
+        help="also write a set's figures into the model's contract, or into that of FILE, which has heard the set since",
+    )
     p.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
@@ -96,7 +103,7 @@ def run(a: argparse.Namespace) -> Report:
         plain = argparse.Namespace(**vars(a) | {"pictures": None})  # they would have the same names
         found["beside"] = measure(plain, replace(case, model=a.beside))
     if a.stamp:
-        stamp(load(a.model), found)
+        stamp(load(a.model if a.stamp is True else a.stamp), found)
     return found
 
 
@@ -161,16 +168,20 @@ def _progress(tasks: int) -> Callable[[int, int], None]:
 
 
 def stamp(model: Model, found: Report) -> None:
-    """Write the figures of a set of clips into the contract of the model's file, replaced whole."""
+    """Write the figures of a set of clips into the contract of the model's file, replaced whole.
+
+    Where another file was measured, the conditions say so.
+    """
     import onnx
 
+    other = "" if report.sha256(model.path) == found["sha256"] else f", by the file {found['sha256']}, which had not heard them"
     figures = {
         "voice_gnsdr_db": round(found["vocals"]["gnsdr"], 2),
         "voice_gsir_db": round(found["vocals"]["gsir"], 2),
         "voice_gsar_db": round(found["vocals"]["gsar"], 2),
         "accompaniment_gnsdr_db": round(found["accompaniment"]["gnsdr"], 2),
         "conditions": f"{found['clips']} clips of MIR-1K ({found['set']}) at {found['rate']} Hz, BSS Eval v3, 0 dB mixtures "
-        f"with their peak {found['peak_dbfs']:g} dBFS, cold start, hop by hop through the runtime",
+        f"with their peak {found['peak_dbfs']:g} dBFS, cold start, hop by hop through the runtime{other}",
     }
     contract = model.contract.model_copy(update={"quality": model.contract.quality | figures})
     proto = onnx.load(model.path)

@@ -81,13 +81,16 @@ def warm_steps() -> str:
 def quality(only: list[str], fp32: list[str]) -> str:
     """bench/quality.py's sheets of the shipped models, or of `only` some. Written model by model, with their pictures.
 
+    Of a model that has heard the ruler's singers, the file of its name in bench/held_out is measured, which has not.
     `fp32`: files of the same networks in 32 bits, by which the models' 8 bits are judged.
     """
     sheets = dict(ruler.sheets(page.section("quality")))
     beside = {model.load(path).contract.name: Path(path).resolve() for path in fp32}
     for name in only or model.shipped():
         options = ["--beside", beside[name]] if name in beside else []
-        tool = ("bench/quality.py", "--model", name, "--sheet", "--jobs", CORES, "--pictures", ROOT / ruler.PICTURES)
+        apart = ROOT / ruler.HELD_OUT / f"{name}.onnx"
+        file, pictures = apart if apart.exists() else name, ROOT / ruler.PICTURES
+        tool = ("bench/quality.py", "--model", file, "--sheet", "--jobs", CORES, "--pictures", pictures)
         sheets[name] = ruler.markdown(call(*tool, *options))
         write("quality", ruler.page(sheets))
     return ruler.page(sheets)

@@ -115,6 +115,13 @@ def test_stamp_writes_the_figures_into_the_file(clips, splitter, tmp_path):
     stamped = model.load(path).contract.quality
     assert stamped["voice_gnsdr_db"] == round(found["vocals"]["gnsdr"], 2)
     assert stamped["conditions"].startswith("3 clips of MIR-1K (three) at 16000 Hz")
+    assert "had not heard" not in stamped["conditions"]
+    other = tmp_path / "other.onnx"
+    other.write_bytes(splitter.path.read_bytes())
+    found = json.loads(command("--model", path, "--data", clips, "--set", "three", "--stamp", other, "--json"))
+    told = model.load(other).contract.quality
+    assert told["voice_gnsdr_db"] == stamped["voice_gnsdr_db"]
+    assert told["conditions"].endswith(f"by the file {found['sha256']}, which had not heard them")
 
 
 # ------------------------------------------------------------------------------------------------------------- the sheet

@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import CliRunner
 
 import streamsep.demo
@@ -23,7 +24,8 @@ QUICK = ["--set", "steps_per_epoch=4", "--set", "hidden=8", "--set", "layers=2",
 
 @pytest.mark.parametrize("name", recipe.shipped())
 def test_every_stage_of_a_recipe_is_a_configuration_of_its_network(name):
-    stages = [config.load(stage) for stage in recipe.load(name).stages]
+    made = recipe.load(name)
+    stages = [config.load(made.configuration(stage.name)) for stage in made.stages]
     shape = ("sample_rate", "n_fft", "network", "layers", "hidden")  # of the weights; windows and hop may change
     assert {tuple(getattr(s, key) for key in shape) for s in stages} == {tuple(getattr(stages[0], key) for key in shape)}
     assert stages[-1].name == name
@@ -33,7 +35,8 @@ def test_every_stage_of_a_recipe_is_a_configuration_of_its_network(name):
 @pytest.mark.parametrize("name", streamsep.model.shipped())
 def test_what_ships_is_what_its_recipe_makes(name):
     shipped = streamsep.model.load(name).contract
-    made = config.load(recipe.load(name).stages[-1])
+    by = recipe.load(name)
+    made = config.load(by.configuration(by.stages[-1].name))
     for key in ("name", "sample_rate", "n_fft", "synthesis_length", "hop_length", "layers", "hidden"):
         assert getattr(shipped, key) == getattr(made, key), key
 
@@ -75,6 +78,54 @@ def test_a_recipe_goes_from_recordings_to_a_model_file_and_on_where_it_was_stopp
     assert (contract.name, contract.precision, contract.hidden) == ("soup", "int8", 8)
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "| 2 | 200 |" in (folder / "soup.md").read_text()
+
+
+def test_a_recipe_branches_and_ends_in_a_mean(kitchen, tmp_path):
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\nseed = 1\n')
+    (tmp_path / "third.toml").write_text('extends = "first.toml"\nseed = 2\n')
+    (tmp_path / "soup.toml").write_text(
+        'stages = ["first.toml", "second.toml", { config = "third.toml", after = "first" },\n'
+        '{ name = "both", mean = { third = 0.75, second = 0.25 } }]\nheld_out = "second"\n'
+    )
+    assert recipe.load(str(tmp_path / "soup.toml")).behind("second") == {"first", "second"}
+    process = command(*kitchen, launcher=("train.recipe",))
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    folder = tmp_path / "out"
+    second, third, both = (checkpoint.load(folder / name / "last.pt") for name in ("2-second", "3-third", "4-both"))
+    assert second["init"] == third["init"]
+    mixed = 0.75 * third["ema"]["heads.weight"] + 0.25 * second["ema"]["heads.weight"]
+    torch.testing.assert_close(both["ema"]["heads.weight"], mixed)
+    assert "mean of weights: 75 % of 2, 25 % of 3" in (folder / "soup.md").read_text()
+    contracts = [streamsep.model.load(folder / f"{name}.onnx").contract for name in ("soup", "soup.held-out")]
+    assert ["mean" in contract.training for contract in contracts] == [True, False]
+    before = (folder / "4-both" / "last.pt").stat().st_mtime_ns
+    again, err = command(*kitchen, launcher=("train.recipe",)).communicate(timeout=120)
+    assert "-m train.mean" not in again, err
+    assert (folder / "4-both" / "last.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ('["tiny", "tiny"]', "stage 'tiny': there is an earlier stage of that name; before it: tiny"),
+        ('["tiny", { config = "live", after = "paper" }]', "stage 'live': 'paper' is no earlier stage; before it: tiny"),
+        ('["tiny", { name = "m", mean = { tiny = 0.5, live = 0.5 } }]', "stage 'm': 'live' is no earlier stage"),
+        ('["tiny", { name = "m", mean = { tiny = 0.5 } }]', "stage 'm': the shares of its mean are 0.5 in all: expected 1"),
+        ('["tiny", { name = "m", after = "tiny" }]', r"stage 'm': expected config \(and after\), or mean"),
+        ('["tiny", { mean = { tiny = 1.0 } }]', "name\n  Field required"),
+    ],
+)
+def test_a_wrong_stage_is_named(stages, message, tmp_path):
+    (tmp_path / "wrong.toml").write_text(f"stages = {stages}\n")
+    with pytest.raises(config.ConfigError, match=message):
+        recipe.load(str(tmp_path / "wrong.toml"))
+
+
+def test_what_is_held_out_must_be_a_stage(tmp_path):
+    (tmp_path / "wrong.toml").write_text('stages = ["tiny"]\nheld_out = "live"\n')
+    with pytest.raises(config.ConfigError, match="held_out='live' is no stage: expected one of tiny"):
+        recipe.load(str(tmp_path / "wrong.toml"))
 
 
 def test_an_unknown_recipe_is_named():
@@ -146,7 +197,7 @@ def test_every_folder_that_a_recipe_names_comes_from_somewhere():
     """Below `--data` lie the folders of the page of data, and those that train.music makes."""
     given = {"mir1k", "songs", "speech"}
     for name in recipe.shipped():
-        paths = {d.path for stage in recipe.load(name).stages for d in config.load(stage).data}
+        paths = {d.path for stage in recipe.load(name).stages if stage.config for d in config.load(stage.config).data}
         assert paths <= given | set(packages.PACKAGES), name
 
 

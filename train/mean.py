@@ -69,6 +69,7 @@ def main(files: tuple[Path, ...], shares: tuple[float, ...], out: Path) -> None:
     if len(shares) != len(files) or abs(sum(shares) - 1) > 1e-6:
         raise click.UsageError(f"--share {' '.join(f'{s:g}' for s in shares)}: expected one for each file, 1 in all")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(out, mean([checkpoint.first_weights(file) for file in files], shares))
     except (checkpoint.CheckpointError, ModelError, OSError) as error:
         click.echo(f"train.mean: {error}", err=True)

@@ -1,8 +1,16 @@
 """`python -m train.recipe NAME --data DIR ...`: a shipped model from its recordings to its `.onnx`, in one command.
 
-A recipe, train/recipes/NAME.toml, names configurations; each one's run begins with the weights of the run before. Then the last
-weights are exported, the runs' course is drawn and the card written. Every step is a command that you could type yourself, and
-is shown. Stopped anywhere, the same command goes on where it was.
+A recipe, train/recipes/NAME.toml, names stages, in order:
+
+    stages = [
+        "first", "second",                                        # configurations: each begins with the weights before it
+        { config = "third", after = "first" },                    # ... or with those of an earlier stage
+        { name = "both", mean = { third = 0.7, second = 0.3 } },  # no training: the mean of weights (train.mean)
+    ]
+    held_out = "second"                                           # the last stage that has not heard what figures are of
+
+Then the last weights are exported, and those of `held_out` as NAME.held-out.onnx, the course is drawn and the card written.
+Every step is a command that you could type yourself, and is shown. Stopped anywhere, the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,10 +21,10 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from . import checkpoint, config
 from .config import Strict
@@ -24,11 +32,63 @@ from .config import Strict
 RECIPES = Path(__file__).with_name("recipes")
 
 
+class Stage(Strict):
+    """A run by a configuration, or the mean of the weights of earlier stages."""
+
+    name: str = Field(min_length=1, description="of its folder, and for later stages; of a run: the configuration's")
+    config: str | None = None
+    after: str | None = Field(default=None, description="the stage whose weights it begins with, if not the one before")
+    mean: dict[str, float] = Field(default={}, description="share of each stage's weights; windows and names are the first's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        table = {"config": given} if isinstance(given, str) else given
+        return {"name": Path(table["config"]).stem} | table if isinstance(table, dict) and "config" in table else table
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Stage:
+        if bool(self.config) == bool(self.mean) or (self.after and not self.config):
+            raise ValueError(f"stage {self.name!r}: expected config (and after), or mean")
+        if self.mean and abs(sum(self.mean.values()) - 1) > 1e-6:
+            raise ValueError(f"stage {self.name!r}: the shares of its mean are {sum(self.mean.values()):g} in all: expected 1")
+        return self
+
+
 class Recipe(Strict):
     """How a model is made."""
 
-    stages: tuple[str, ...] = Field(min_length=1, description="configurations, in order")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="in order")
+    held_out: str | None = Field(default=None, description="the last stage that has not heard what figures are of")
     quantize: Literal["int8", "fp16"] | None = "int8"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Recipe:
+        before: list[str] = []
+        for stage in self.stages:
+            unknown = [name for name in (stage.after, *stage.mean) if name and name not in before]
+            if unknown or stage.name in before:
+                wanted = f"{unknown[0]!r} is no earlier stage" if unknown else "there is an earlier stage of that name"
+                raise ValueError(f"stage {stage.name!r}: {wanted}; before it: {', '.join(before) or 'none'}")
+            before.append(stage.name)
+        if self.held_out and self.held_out not in before:
+            raise ValueError(f"held_out={self.held_out!r} is no stage: expected one of {', '.join(before)}")
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The one called `name`."""
+        return next(s for s in self.stages if s.name == name)
+
+    def behind(self, name: str) -> set[str]:
+        """Names of the stages whose runs are in the weights of the stage called `name`, and its own."""
+        stage, names = self.stage(name), [s.name for s in self.stages]
+        before = stage.mean or ([stage.after] if stage.after else names[: names.index(name)][-1:])
+        return {name}.union(*map(self.behind, before))
+
+    def configuration(self, name: str) -> str:
+        """That of the stage called `name`; of a mean, its first one's."""
+        stage = self.stage(name)
+        return stage.config or self.configuration(next(iter(stage.mean)))
 
 
 def shipped() -> list[str]:
@@ -47,13 +107,18 @@ def load(name: str) -> Recipe:
     path = RECIPES / f"{name}.toml" if name in shipped() else Path(name)
     try:
         found = Recipe.model_validate(tomllib.loads(path.read_text()))
-        beside = tuple(str(path.parent / s) if (path.parent / s).is_file() else s for s in found.stages)
-        return found.model_copy(update={"stages": beside})
+        return found.model_copy(update={"stages": tuple(_beside(path.parent, stage) for stage in found.stages)})
     except OSError as error:
         expected = f"expected one of {', '.join(shipped())} or a path to a TOML file"
         raise config.ConfigError(f"recipe {name!r} is unknown: {expected}") from error
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise config.ConfigError(f"recipe {name!r}: {error}") from error
+
+
+def _beside(folder: Path, stage: Stage) -> Stage:
+    """The stage with its configuration's path made one from here, if it is a file in `folder`."""
+    there = folder / (stage.config or "")
+    return stage.model_copy(update={"config": str(there)}) if there.is_file() else stage
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,23 +138,30 @@ def main(
     data = [word for root in roots for word in ("--data", root)]
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m"] if processes > 1 else []
     options = ["--device", device, "--precision", precision, *(word for change in changes for word in ("--set", change))]
-    runs: list[Path] = []
+    runs: dict[str, Path] = {}
     try:
         recipe = load(asked)
+        last = None
         for number, stage in enumerate(recipe.stages, 1):
-            run = out / f"{number}-{Path(stage).stem}"
-            begin = ["--resume"] if (run / "last.pt").exists() else ["--init", runs[-1] / "last.pt"] if runs else []
-            if not _finished(run, stage, changes):
-                _do(*launcher, "train", stage, *data, "--out", run, *begin, *options)
-            if not _finished(run, stage, changes):
-                click.echo("stopped: the same command goes on")
-                return
-            runs.append(run)
+            run, start = out / f"{number}-{stage.name}", runs.get(stage.after or "", last)
+            if stage.mean and not (run / "last.pt").exists():
+                shares = [word for share in stage.mean.values() for word in ("--share", share)]
+                _do("train.mean", *(runs[of] / "last.pt" for of in stage.mean), *shares, "-o", run / "last.pt")
+            elif stage.config and not _finished(run, stage.config, changes):
+                begin = ["--resume"] if (run / "last.pt").exists() else ["--init", start / "last.pt"] if start else []
+                _do(*launcher, "train", stage.config, *data, "--out", run, *begin, *options)
+                if not _finished(run, stage.config, changes):
+                    click.echo("stopped: the same command goes on")
+                    return
+            runs[stage.name] = last = run
     except (config.ConfigError, checkpoint.CheckpointError) as error:
         _fail(error)
     model = out / f"{name}.onnx"
-    _do("export", runs[-1] / "last.pt", "-o", model, *(("--quantize", recipe.quantize) if recipe.quantize else ()))
-    _do("train.curve", *(run / "metrics.csv" for run in runs), "-o", out / "curve.png", "--title", name)
+    exported = {model: run} | ({out / f"{name}.held-out.onnx": runs[recipe.held_out]} if recipe.held_out else {})
+    for file, of in exported.items():
+        _do("export", of / "last.pt", "-o", file, *(("--quantize", recipe.quantize) if recipe.quantize else ()))
+    courses = [folder / "metrics.csv" for folder in runs.values() if (folder / "metrics.csv").exists()]
+    _do("train.curve", *courses, "-o", out / "curve.png", "--title", name)
     _do("train.card", model, "-o", out / f"{name}.md")
     click.echo(f"done; hear it: streamsep separate SONG --model {model}")
 

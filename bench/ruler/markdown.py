@@ -5,7 +5,9 @@ from typing import Any
 
 Report = dict[str, Any]
 
-PICTURES = "docs/quality"  # from the root of the repository
+# From the root of the repository.
+PICTURES = "docs/quality"
+HELD_OUT = "bench/held_out"  # of each model, the weights that have not heard what figures are of
 DRAWN = {
     "singers": "NSDR of the clips by singer: voice and accompaniment",
     "onset": "Spectrograms of a song where the voice comes in: mixture, true and separated sources",
@@ -25,8 +27,11 @@ AFTER = {
 
 def page(sheets: dict[str, str]) -> str:
     """The section of all models' sheets, by name."""
-    head = "What is measured, and how: [docs/quality.md](../docs/quality.md)."
-    return "\n\n".join([head, *(f"### `{name}`\n\n{sheets[name]}" for name in sorted(sheets))])
+    head = [
+        "What is measured, and how: [docs/quality.md](../docs/quality.md). Where a model has heard the singers below in its",
+        f"last runs, the file of its name in `{HELD_OUT}` is measured, which has not.",
+    ]
+    return "\n\n".join(["\n".join(head), *(f"### `{name}`\n\n{sheets[name]}" for name in sorted(sheets))])
 
 
 def sheets(section: str) -> Iterator[tuple[str, str]]:

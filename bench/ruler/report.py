@@ -4,6 +4,7 @@ import hashlib
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def provenance(case: Case, rate: int, channels: int = 1) -> dict[str, Any]:
     return {
         "model": model.contract.name,
         "precision": model.contract.precision,
-        "sha256": hashlib.sha256(model.path.read_bytes()).hexdigest()[:12],
+        "sha256": sha256(model.path),
         "latency_ms": model.contract.latency_ms,
         "way": case.way,
         "protocol": case.protocol,
@@ -85,6 +86,11 @@ def provenance(case: Case, rate: int, channels: int = 1) -> dict[str, Any]:
         "commit": commit(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def sha256(path: Path) -> str:
+    """What a model's file is known by in reports: twelve digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 # ------------------------------------------------------------------------------------------------------------- for people
