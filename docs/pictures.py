@@ -1,7 +1,7 @@
 """`make pictures`: the pictures of README and documentation, each made from what is measured or heard; each under 200 kB.
 
 docs/demo.png             what `streamsep demo` draws: the bundled song through the live path
-docs/training/*.png       `python -m train.curve` of the metrics of the runs behind a shipped model
+docs/training/*.png       `python -m train.curve` of the metrics of the runs behind a shipped model, by the stages of its recipe
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+
+from train import recipe  # noqa: E402
+
 LIMIT = 200_000  # bytes
 WIDTH, COLOURS = 960, 40  # of the spectrograms, which compress badly; a page shows them at most so wide
 
@@ -36,8 +40,9 @@ def main() -> None:
         run("streamsep", "demo", "-o", folder)
         shrink(Path(folder) / "spectrograms.png", DOCS / "demo.png")
     training = DOCS / "training"
-    for model, runs in (("live", "[0-9]*.csv"), ("studio", "studio-*.csv"), ("ultra", "ultra*.csv")):
-        run("train.curve", *sorted(training.glob(runs)), "-o", training / f"{model}.png", "--title", model)
+    for model in recipe.shipped():
+        stages = [training / f"{stage.name}.csv" for stage in recipe.load(model).stages if stage.config]
+        run("train.curve", *stages, "-o", training / f"{model}.png", "--title", model)
     for picture in DOCS.rglob("*.png"):
         print(f"{picture.relative_to(DOCS.parent)}  {picture.stat().st_size / 1000:.0f} kB")
         assert picture.stat().st_size < LIMIT, f"{picture} is larger than {LIMIT} bytes"

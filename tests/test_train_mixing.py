@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training import RATE
-from train import config, datasets, loss, mixing
+from train import config, datasets, loss, mixing, production
 from train.loader import Loader
 from train.room import impulse_response
 from train.stft import Transform
@@ -138,8 +138,66 @@ def test_more_voices_join_as_often_as_they_should_and_are_no_louder(stems):
     assert float(levels.abs().mean()) < 2
 
 
+def tone(amplitude):
+    return (amplitude * np.sin(2 * np.pi * 440 * np.arange(4 * RATE) / RATE)).astype(np.float32)
+
+
+def test_a_compressor_brings_loud_and_soft_nearer():
+    loud = np.where(np.arange(4 * RATE) < 2 * RATE, 1.0, 0.1)
+    y = production._levelled(np.random.default_rng(0), tone(loud), RATE)
+    rms = [np.std(y[start : start + RATE]) for start in (RATE // 2, 5 * RATE // 2)]
+    assert 20 * (1 - 0.7) - 0.5 < 20 * np.log10(rms[0] / rms[1]) < 20 * (1 - 0.2) + 0.5
+
+
+def test_a_driven_voice_has_overtones_it_had_not():
+    spectrum = np.abs(np.fft.rfft(production._driven(np.random.default_rng(0), tone(0.1), RATE)))
+    assert 0.003 < spectrum[4 * 3 * 440] / spectrum[4 * 440] < 0.3
+
+
+def test_a_doubled_voice_sways_around_its_pitch_and_comes_later():
+    click = np.zeros(4 * RATE, np.float32)
+    click[::RATE] = 1
+    y = production._doubled(np.random.default_rng(0), click, RATE) - click
+    late = [np.argmax(y[start : start + RATE]) / RATE for start in range(0, 4 * RATE, RATE)]
+    assert all(0.002 < seconds < 0.042 for seconds in late)
+    assert max(late) - min(late) > 1e-4
+    y = production._doubled(np.random.default_rng(0), tone(1.0), RATE)
+    power = np.abs(np.fft.rfft(y * np.hanning(len(y)))) ** 2
+    near = power[int(4 * 440 * (1 - 2 * production.DETUNE)) : int(4 * 440 * (1 + 2 * production.DETUNE)) + 2].sum()
+    assert near > 0.99 * power.sum()
+
+
+def test_an_echo_comes_back_softer():
+    click = np.zeros(4 * RATE, np.float32)
+    click[0] = 1
+    heard = np.flatnonzero(y := production._echoed(np.random.default_rng(0), click, RATE))
+    assert len(heard) == 1 + production.REPEATS
+    assert len(set(np.diff(heard))) == 1
+    levels = 20 * np.log10(y[heard])
+    assert -20 <= levels[1] <= -8
+    np.testing.assert_allclose(np.diff(levels), levels[1], atol=1e-3)
+
+
+def test_a_produced_voice_is_as_loud_as_before_and_silence_stays():
+    voice = np.random.default_rng(0).standard_normal(RATE, np.float32)
+    made = [production.produced(np.random.default_rng(n), voice, RATE) for n in range(20)]
+    assert all(y.dtype == np.float32 for y in made)
+    np.testing.assert_allclose([np.sum(y**2) for y in made], np.sum(voice**2), rtol=1e-4)
+    assert sum(np.abs(y - voice).max() > 0.01 for y in made) > 10
+    assert not production.produced(np.random.default_rng(0), np.zeros(RATE, np.float32), RATE).any()
+
+
+def test_voices_are_produced_and_accompaniments_are_not(stems):
+    plain, made = (mixer(stems, produced=p, silent_voice=0, silent_accompaniment=0, **PLAIN) for p in (1e-9, 1.0))
+    before, after = (m.batch(0, range(12)).stems for m in (plain, made))
+    changed = (before - after).abs().amax(-1) > 1e-4
+    assert changed[:, 0].float().mean() > 0.5
+    assert not changed[:, 1].any()
+    torch.testing.assert_close(after[:, 0].square().mean(-1), before[:, 0].square().mean(-1), rtol=1e-4, atol=0)
+
+
 def test_every_process_makes_its_rows_of_the_same_batch(stems):
-    one = mixer(stems, several=0.3, formants=0.5, room=0.5)
+    one = mixer(stems, several=0.3, formants=0.5, room=0.5, produced=0.5)
     whole, halves = one.batch(4, range(6)), [one.batch(4, range(3)), one.batch(4, range(3, 6))]
     for name, value in vars(whole).items():
         assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name

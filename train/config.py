@@ -68,6 +68,7 @@ class Augment(Strict):
     several_db: Range = (-12.0, 0.0)
     formants: float = Field(default=0.0, ge=0, le=1, description="probability that a voice's formants move, not its pitch")
     formant_ratio: Range = (0.85, 1.18)
+    produced: float = Field(default=0.0, ge=0, le=1, description="of a voice as studios make it: train/production.py")
     room: float = Field(default=0.0, ge=0, le=1, description="probability of a room, of each stem by itself")
     room_seconds: Range = Field(default=(0.2, 1.2), description="reverberation times, RT60")
     room_db: Range = Field(default=(-18.0, -3.0), description="energy of the reverberation to that of the direct sound")

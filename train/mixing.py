@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from .config import Augment
 from .datasets import DataSet, Recording, Signal
+from .production import produced
 from .room import impulse_response
 from .voices import move_formants
 
@@ -96,6 +97,8 @@ class Mixer:
                 self._cut(pool.draw(rng), role, int(rng.integers(len(a.speeds))), rng.random())
                 for role, pool in (("voice", self.voices), ("accompaniment", self.accompaniments))
             )
+        if a.produced and rng.random() < a.produced:
+            voice = produced(rng, voice, self.rate)
         voice = self._joined(rng, voice)
         if rng.random() < a.noise:
             level = 10 ** (rng.uniform(*a.noise_db) / 20)
