@@ -174,7 +174,8 @@ def stamp(model: Model, found: Report) -> None:
     """
     import onnx
 
-    other = "" if report.sha256(model.path) == found["sha256"] else f", by the file {found['sha256']}, which had not heard them"
+    by = "" if report.sha256(model.path) == found["sha256"] else found["sha256"]
+    other = f", by the file {by}, which had not heard them" if by else ""
     figures = {
         "voice_gnsdr_db": round(found["vocals"]["gnsdr"], 2),
         "voice_gsir_db": round(found["vocals"]["gsir"], 2),
@@ -183,7 +184,8 @@ def stamp(model: Model, found: Report) -> None:
         "conditions": f"{found['clips']} clips of MIR-1K ({found['set']}) at {found['rate']} Hz, BSS Eval v3, 0 dB mixtures "
         f"with their peak {found['peak_dbfs']:g} dBFS, cold start, hop by hop through the runtime{other}",
     }
-    contract = model.contract.model_copy(update={"quality": model.contract.quality | figures})
+    before = {key: value for key, value in model.contract.quality.items() if key != "by"}
+    contract = model.contract.model_copy(update={"quality": before | figures | ({"by": by} if by else {})})
     proto = onnx.load(model.path)
     onnx.helper.set_model_props(proto, {METADATA_KEY: contract.model_dump_json()})
     temporary = model.path.with_name(f".{model.path.name}.partial")

@@ -122,6 +122,7 @@ def test_stamp_writes_the_figures_into_the_file(clips, splitter, tmp_path):
     told = model.load(other).contract.quality
     assert told["voice_gnsdr_db"] == stamped["voice_gnsdr_db"]
     assert told["conditions"].endswith(f"by the file {found['sha256']}, which had not heard them")
+    assert f"those of file {found['sha256']}, in bench/held_out" in command("--model", other, "--data", clips, "--set", "three")
 
 
 # ------------------------------------------------------------------------------------------------------------- the sheet

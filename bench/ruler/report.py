@@ -13,6 +13,7 @@ from bench.page import commit
 from streamsep.stft import Geometry
 
 from .estimates import Case, open_model, open_separator
+from .markdown import HELD_OUT
 from .recordings import SHARED_BACKING
 from .rows import Row
 
@@ -76,6 +77,7 @@ def provenance(case: Case, rate: int, channels: int = 1) -> dict[str, Any]:
         "model": model.contract.name,
         "precision": model.contract.precision,
         "sha256": sha256(model.path),
+        "figures_by": model.contract.quality.get("by"),
         "latency_ms": model.contract.latency_ms,
         "way": case.way,
         "protocol": case.protocol,
@@ -102,6 +104,8 @@ def head(report: dict[str, Any]) -> str:
     who = {"runtime": "runtime engine", "whole": "whole recording in one call", "oracle": "oracle masks"}[report["way"]]
     through = "" if report["through"] == "wire" else f", after {report['through']}"
     lines.append(f"{who} at {report['rate']} Hz, mixture's peak at {report['peak_dbfs']:g} dBFS{through}")
+    if by := report.get("figures_by"):
+        lines.append(f"it has learnt from such recordings: its own figures are those of file {by}, in {HELD_OUT}")
     return "\n".join(lines)
 
 
