@@ -38,12 +38,13 @@ def draw(png: Path, runs: Sequence[Sequence[Row]], title: str) -> None:
             left.axvline(done, color="0.6", linestyle=":", linewidth=1)
         if len(runs) > 1:
             name = f" run {number + 1}" if not number else f" {number + 1}"
-            left.annotate(name, (done, 1), xycoords=("data", "axes fraction"), va="top", fontsize="small")
+            place = (done, 0.95 if number % 2 else 1)  # short runs' names would stand on each other
+            left.annotate(name, place, xycoords=("data", "axes fraction"), va="top", fontsize="small")
         steps = [done + row["step"] for row in rows]
         dots: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.5}
         left.plot(steps, [row["loss"] for row in rows], color=LOSS, label=None if number else "training loss", **dots)
         nsdr = [row["nsdr_vocals"] for row in rows]
-        right.plot(steps, nsdr, color=NSDR, label=None if number else "voice NSDR, held-out clips", **dots)
+        right.plot(steps, nsdr, color=NSDR, label=None if number else "voice NSDR, watched clips", **dots)
         done, minutes = steps[-1], minutes + rows[-1]["seconds"] / 60
     left.set(xlabel="optimiser steps", title=f"{title}: {minutes:.0f} min of training" if minutes >= 1 else title)
     left.set_ylabel("training loss (lower is better)", color=LOSS)
