@@ -102,7 +102,7 @@ def describe(
         "config": {k: v for k, v in content["config"].items() if k not in ("name", "licence", "sources")},
         "torch": torch.__version__,
     }
-    training |= {key: content[key] for key in ("mean",) if key in content}
+    training |= {key: content[key] for key in ("mean", "bias") if key in content}
     return Contract(
         name=config.name,
         sample_rate=config.sample_rate,

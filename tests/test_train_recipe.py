@@ -86,7 +86,7 @@ def test_a_recipe_branches_and_ends_in_a_mean(kitchen, tmp_path):
     (tmp_path / "third.toml").write_text('extends = "first.toml"\nseed = 2\n')
     (tmp_path / "soup.toml").write_text(
         'stages = ["first.toml", "second.toml", { config = "third.toml", after = "first" },\n'
-        '{ name = "both", mean = { third = 0.75, second = 0.25 } }]\nheld_out = "second"\n'
+        '{ name = "both", mean = { third = 0.75, second = 0.25 }, bias = { vocals = -0.1 } }]\nheld_out = "second"\n'
     )
     assert recipe.load(str(tmp_path / "soup.toml")).behind("second") == {"first", "second"}
     process = command(*kitchen, launcher=("train.recipe",))
@@ -97,7 +97,10 @@ def test_a_recipe_branches_and_ends_in_a_mean(kitchen, tmp_path):
     assert second["init"] == third["init"]
     mixed = 0.75 * third["ema"]["heads.weight"] + 0.25 * second["ema"]["heads.weight"]
     torch.testing.assert_close(both["ema"]["heads.weight"], mixed)
-    assert "mean of weights: 75 % of 2, 25 % of 3" in (folder / "soup.md").read_text()
+    mixed = 0.75 * third["ema"]["heads.bias"] + 0.25 * second["ema"]["heads.bias"]
+    lower = (both["ema"]["heads.bias"] - mixed).unflatten(0, (2, -1))
+    torch.testing.assert_close(lower, torch.tensor([[-0.1], [0.0]]).expand_as(lower))
+    assert "mean of weights: 75 % of 2, 25 % of 3; heads of vocals -0.1" in (folder / "soup.md").read_text()
     contracts = [streamsep.model.load(folder / f"{name}.onnx").contract for name in ("soup", "soup.held-out")]
     assert ["mean" in contract.training for contract in contracts] == [True, False]
     before = (folder / "4-both" / "last.pt").stat().st_mtime_ns
@@ -113,7 +116,7 @@ def test_a_recipe_branches_and_ends_in_a_mean(kitchen, tmp_path):
         ('["tiny", { config = "live", after = "paper" }]', "stage 'live': 'paper' is no earlier stage; before it: tiny"),
         ('["tiny", { name = "m", mean = { tiny = 0.5, live = 0.5 } }]', "stage 'm': 'live' is no earlier stage"),
         ('["tiny", { name = "m", mean = { tiny = 0.5 } }]', "stage 'm': the shares of its mean are 0.5 in all: expected 1"),
-        ('["tiny", { name = "m", after = "tiny" }]', r"stage 'm': expected config \(and after\), or mean"),
+        ('["tiny", { name = "m", after = "tiny" }]', r"stage 'm': expected config \(and after\), or mean \(and bias\)"),
         ('["tiny", { mean = { tiny = 1.0 } }]', "name\n  Field required"),
     ],
 )

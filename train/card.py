@@ -95,6 +95,7 @@ def _mean(number: int, run: dict[str, Any], chain: list[dict[str, Any]]) -> str:
     others = [({k: v for k, v in other.items() if k != "share"}, other["share"]) for other in run["mean"]]
     parts = [(run["init"], 1 - sum(share for _, share in others)), *others]
     text = ", ".join(f"{100 * share:.0f} % of {chain.index(part) + 1}" for part, share in parts)
+    text += "".join(f"; heads of {source} {value:+g}" for source, value in run.get("bias", {}).items())
     return f"| {number} | mean of weights: {text} | | | {run['commit']} |"
 
 

@@ -37,7 +37,7 @@ def record(content: dict[str, Any]) -> dict[str, Any]:
         "data": content["data"],
         "init": content.get("init"),
     }
-    return of | ({"mean": content["mean"]} if "mean" in content else {})
+    return of | {key: content[key] for key in ("mean", "bias") if key in content}
 
 
 def lineage(training: dict[str, Any]) -> list[dict[str, Any]]:

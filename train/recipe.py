@@ -39,6 +39,7 @@ class Stage(Strict):
     config: str | None = None
     after: str | None = Field(default=None, description="the stage whose weights it begins with, if not the one before")
     mean: dict[str, float] = Field(default={}, description="share of each stage's weights; windows and names are the first's")
+    bias: dict[str, float] = Field(default={}, description="of a mean: added to the heads of a source")
 
     @model_validator(mode="before")
     @classmethod
@@ -48,8 +49,8 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Stage:
-        if bool(self.config) == bool(self.mean) or (self.after and not self.config):
-            raise ValueError(f"stage {self.name!r}: expected config (and after), or mean")
+        if bool(self.config) == bool(self.mean) or (self.after and self.mean) or (self.bias and self.config):
+            raise ValueError(f"stage {self.name!r}: expected config (and after), or mean (and bias)")
         if self.mean and abs(sum(self.mean.values()) - 1) > 1e-6:
             raise ValueError(f"stage {self.name!r}: the shares of its mean are {sum(self.mean.values()):g} in all: expected 1")
         return self
@@ -146,7 +147,8 @@ def main(
             run, start = out / f"{number}-{stage.name}", runs.get(stage.after or "", last)
             if stage.mean and not (run / "last.pt").exists():
                 shares = [word for share in stage.mean.values() for word in ("--share", share)]
-                _do("train.mean", *(runs[of] / "last.pt" for of in stage.mean), *shares, "-o", run / "last.pt")
+                biases = [word for source, value in stage.bias.items() for word in ("--bias", f"{source}={value}")]
+                _do("train.mean", *(runs[of] / "last.pt" for of in stage.mean), *shares, *biases, "-o", run / "last.pt")
             elif stage.config and not _finished(run, stage.config, changes):
                 begin = ["--resume"] if (run / "last.pt").exists() else ["--init", start / "last.pt"] if start else []
                 _do(*launcher, "train", stage.config, *data, "--out", run, *begin, *options)
