@@ -179,7 +179,7 @@ def test_a_worker_held_up_longer_than_the_ring_skips_what_is_gone(block, hop):
 
 
 def test_samples_survive_two_real_threads():
-    rings = R.make_rings(4096, 2, 2, 4)
+    rings = R.make_rings(4096 + 64, 2, 2, 4)  # a block is recorded before one is played: the prefill and a block are under way
     arm(rings, 4096)
     done = threading.Event()
 

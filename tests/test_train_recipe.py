@@ -244,7 +244,7 @@ def test_a_card_says_what_the_file_says_and_keeps_what_people_wrote(tmp_path):
 
 
 def test_a_card_tells_a_mean_from_a_run():
-    contract = streamsep.model.load("live").contract
+    contract = streamsep.model.load("studio").contract  # a run, no mean
     root = {"steps": 5, "minutes": 1.0, "commit": "root", "data": [], "init": None}
     first, second = ({"steps": n, "minutes": 2.0, "commit": str(n), "data": [], "init": root} for n in (6, 7))
     made = {"steps": 0, "minutes": 0.0, "commit": "end", "data": [], "init": first, "mean": [{"share": 0.3} | second]}
