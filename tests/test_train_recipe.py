@@ -27,8 +27,11 @@ QUICK = ["--set", "steps_per_epoch=4", "--set", "hidden=8", "--set", "layers=2",
 def test_every_stage_of_a_recipe_is_a_configuration_of_its_network(name):
     made = recipe.load(name)
     stages = [config.load(made.configuration(stage.name)) for stage in made.stages]
-    shape = ("sample_rate", "n_fft", "network", "layers", "hidden")  # of the weights; windows and hop may change
+    shape = ("sample_rate", "n_fft", "network", "layers")  # of the weights; windows and hop may change, and units may be added
     assert {tuple(getattr(s, key) for key in shape) for s in stages} == {tuple(getattr(stages[0], key) for key in shape)}
+    for stage in made.stages:
+        units = {name: config.load(made.configuration(name)).hidden for name in made.behind(stage.name)}
+        assert max(units.values()) == units[stage.name], stage.name
     assert stages[-1].name == name
     assert stages[-1].licence != "unspecified"
 
