@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 from streamsep import jit_cache  # noqa: E402
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started by a shell in the background: all children would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop(jit_cache.VARIABLE, None)
 jit_cache.use(ROOT / ".pytest_cache" / "numba")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two threads on a busy pair of cores wait for each other

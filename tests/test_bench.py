@@ -6,6 +6,7 @@ No test asks how fast this machine is.
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -276,8 +277,9 @@ def test_the_report_needs_nothing_else(kept):
     assert not page.open
     assert len(page.fetched) == 2  # light and dark
     assert all(place.startswith("data:image/png;base64,") for place in page.fetched)
+    written = re.sub(r"base64,[\w+/=]+", "", text).lower()  # any four letters turn up in a picture's sooner or later
     for word in ("http", "url(", "@import", "<script", "$"):
-        assert word not in text.lower(), word
+        assert word not in written, word
     for word in (r["machine"]["cpu"], r["versions"]["numba"], "live", "How to compare", "streamsep bench --model live", "8 ms"):
         assert word in page.text, word
     assert "prefers-color-scheme: dark" in text
