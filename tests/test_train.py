@@ -427,6 +427,26 @@ def test_a_run_can_begin_with_anothers_weights(stems, tmp_path):
     assert "core" in made_of["machine"]
 
 
+def test_mixtures_go_on_where_those_of_the_runs_behind_ended(stems, tmp_path):
+    def steps(of, stop):
+        made, make = [], of.mixer.batch
+        of.mixer.batch = lambda step, rows: (made.append(step), make(step, rows))[1]
+        run(of, stop)
+        return made[:stop]
+
+    first = trainer(stems, tmp_path / "a")
+    assert steps(first, 3) == [0, 1, 2]
+    second = trainer(stems, tmp_path / "b")
+    second.begin_with(first.content())
+    assert steps(second, 2) == [3, 4]
+    third = trainer(stems, tmp_path / "c")
+    third.begin_with(second.content())
+    assert steps(third, 1) == [5]
+    again = trainer(stems, tmp_path / "d")
+    again.restore(third.content())
+    assert steps(again, 1) == [6]
+
+
 @pytest.mark.parametrize("changes", [{"hidden": 8}, {"layers": 1}, {"layers": 3}, {"n_fft": 1024}, {"network": "bands"}])
 def test_weights_of_another_shape_are_refused(stems, tmp_path, changes):
     trainer(stems, tmp_path / "a").save("last.pt")

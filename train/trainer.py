@@ -80,6 +80,7 @@ class Trainer:
         self.optimizer = Optimizer(self.model, config.optimizer, config.learning_rate, config.weight_decay)
         self.state: State = self.model.initial(len(self._rows))
         self.init: dict[str, Any] | None = None
+        self.heard = 0  # steps of the runs behind this one: it hears other mixtures than they did
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []  # of the epoch so far
@@ -117,7 +118,7 @@ class Trainer:
         if self.done:
             return True
         started = time.monotonic() - self.seconds
-        with Loader(lambda step: self.mixer.batch(step, self._rows), self.step, self.loaders) as loader:
+        with Loader(lambda step: self.mixer.batch(self.heard + step, self._rows), self.step, self.loaders) as loader:
             while True:
                 value = self.learn(loader.batch().to(self.device))
                 self.step += 1
@@ -146,7 +147,7 @@ class Trainer:
 
     def _draw_anew(self) -> None:
         """Dropout and carried states of this step depend on nothing that was drawn before."""
-        seed = np.random.SeedSequence((self.config.seed, self.step, self.group.rank)).generate_state(1, np.uint64)
+        seed = np.random.SeedSequence((self.config.seed, self.heard + self.step, self.group.rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
 
     def _loss(self, stems: Tensor) -> Tensor:
@@ -211,6 +212,7 @@ class Trainer:
             "commit": self.commit,
             "machine": self.machine,
             "init": self.init,
+            "heard": self.heard,
             "step": self.step,
             "seconds": self.seconds,
             "losses": self.losses,
@@ -223,7 +225,8 @@ class Trainer:
 
     def begin_with(self, content: dict[str, Any]) -> None:
         """Take the averaged weights of another run's checkpoint, or a model file's, as the first ones, and remember where they
-        came from. A network with fewer units grows (`train.growth`).
+        came from. A network with fewer units grows (`train.growth`). Mixtures go on where those of the runs behind it ended:
+        those of the same steps again are soon known by heart.
 
         Raises
         ------
@@ -240,6 +243,7 @@ class Trainer:
             ) from error
         self.ema.load_state_dict(self.model.state_dict())
         self.init = provenance.record(content)
+        self.heard = sum(run["steps"] for run in provenance.lineage(self.init))
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on where `content` was saved.
@@ -266,5 +270,6 @@ class Trainer:
         h, c = (s[:, rows].to(self.device) for s in content["state"])
         self.state = (h, c)
         self.init = content.get("init")
+        self.heard = content.get("heard", 0)  # runs of a version that did not count
         self.step, self.seconds, self.losses = content["step"], content["seconds"], list(content["losses"])
         self.report.rows = list(content["history"])
