@@ -45,28 +45,62 @@ shapes = contract.shapes()
 h, c = np.zeros(shapes["h"], np.float32), np.zeros(shapes["c"], np.float32)
 history = np.zeros((geometry.n_fft, CHANNELS), np.float32)
 overlap = np.zeros((sources, length, CHANNELS), np.float32)
+filters = contract.filters
+turn = np.exp(2j * np.pi * geometry.hop_length / geometry.n_fft * np.arange(geometry.n_bins))[:, None]
+past = np.zeros((filters.taps if filters else 0, geometry.n_bins, CHANNELS), np.complex64)  # newest first, turned
 gain = dict.fromkeys(contract.sources, 1.0)
 counts = {"hops": 0, "long": 0, "flagged": 0}
 times = stats.histogram()
 
 
+def network(spectrum):
+    """Masks `[shape=(sources, n_bins)]` of a frame, and its filters, if there are any."""
+    global h, c
+    mono = scale * np.stack([spectrum.mean(axis=1), *(frame.mean(axis=1) for frame in past[:1])])[:, : contract.n_bins]
+    if not filters:
+        mask, h, c = session.run(None, {"mag": np.abs(mono).astype(np.float32)[None], "h": h, "c": c})
+        return mask[0, 0], None
+    products = mono[0] * np.stack([mono[1], np.pad(mono[0], (1, 0))[:-1]]).conj()
+    directions = (products / (np.abs(products) + stft.DIRECTION_FLOOR))[:, : filters.seen]
+    seen = [np.abs(mono[0]), *(part for d in directions for part in (d.real, d.imag))]
+    given, h, c = session.run(None, {"mag_phase": np.concatenate(seen).astype(np.float32)[None, None], "h": h, "c": c})
+    mask, w = np.split(given[0, 0], [sources * contract.n_bins])
+    w = w.reshape(filters.groups, sources - 1, filters.taps, filters.bins, 2, filters.group)
+    w = np.moveaxis(w[..., 0, :] + 1j * w[..., 1, :], 0, -2)
+    return mask.reshape(sources, -1), w.reshape(*w.shape[:-2], filters.reach)
+
+
+def filtered(w, frames):
+    """What filters `[shape=(taps, bins, reach)]` take from `frames`, newest first."""
+    taps, bins, reach = w.shape
+    padded = np.pad(frames, ((0, 0), (bins // 2, bins // 2), (0, 0)))
+    return sum(w[t, n][:, None] * padded[t, n : n + reach] for t in range(taps) for n in range(bins))
+
+
 def callback(indata, outdata, frames, when, status):
     """One hop."""
-    global h, c
+    global past
     counts["flagged"] += bool(status)
     history[:-hop] = history[hop:]
     history[-hop:] = indata
     spectrum = np.fft.rfft(history * analysis[:, None], axis=0)
-    mag = np.zeros((1, 1, contract.n_bins), np.float32)
-    mag[0, 0] = np.abs(spectrum.mean(axis=1))[: contract.n_bins] * scale
-    mask, h, c = session.run(["mask", "h_out", "c_out"], {"mag": mag, "h": h, "c": c})
+    mask, w = network(spectrum)
+    left = spectrum
     for i, name in enumerate(contract.sources):
-        top = mask[0, 0, i, -(contract.n_bins // 8) :].mean()
-        full = np.concatenate([mask[0, 0, i], np.full(geometry.n_bins - contract.n_bins, top, np.float32)])
-        overlap[i] += np.fft.irfft(spectrum * full[:, None], axis=0)[-length:] * synthesis[:, None]
+        top = mask[i, -(contract.n_bins // 8) :].mean()
+        full = np.concatenate([mask[i], np.full(geometry.n_bins - contract.n_bins, top, np.float32)])
+        masked = spectrum * full[:, None]
+        if w is not None:
+            if i < sources - 1:
+                masked[: w.shape[-1]] += filtered(w[i], [spectrum, *past[:-1]])
+                left = left - masked
+            else:
+                masked = left
+        overlap[i] += np.fft.irfft(masked, axis=0)[-length:] * synthesis[:, None]
         outdata[:, CHANNELS * i : CHANNELS * (i + 1)] = overlap[i, :hop] * gain[name]
         overlap[i, :-hop] = overlap[i, hop:]
         overlap[i, -hop:] = 0
+    past = np.stack([spectrum, *past[:-1]])[: len(past)] * turn
     spent = stream.time - when.currentTime
     counts["hops"] += 1
     counts["long"] += spent > hop / RATE

@@ -158,7 +158,7 @@ def make_network(folder: Path, name: str) -> None:
     torch.manual_seed(0)
     network = MaskLSTM(contract.n_bins, hidden, layers, len(contract.sources)).eval()
     network.standardise(torch.from_numpy(sound(60)[None]))
-    changes = {"layers": layers, "hidden": hidden, "precision": "fp32", "name": name}
+    changes = {"layers": layers, "hidden": hidden, "precision": "fp32", "name": name, "filters": None}
     made = graph.build(network)
     onnx.helper.set_model_props(made, {model.METADATA_KEY: contract.model_copy(update=changes).model_dump_json()})
     onnx.save(made, folder / "network.onnx")

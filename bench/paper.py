@@ -74,9 +74,17 @@ def _others(contract: Contract) -> Iterator[str]:
 def network(contract: Contract) -> str:
     """What it is made of."""
     trained = contract.training["config"]
-    kind = "LSTM" if trained.get("network", "lstm") == "lstm" else f"bands of {trained['width']} channels, LSTM"
+    kind = f"bands of {trained['width']} channels, LSTM" if trained.get("network") == "bands" else "LSTM"
+    filters = ", filters" if contract.filters else ""
     hop = f"hop {1000 * contract.hop_length / contract.sample_rate:g} ms"
-    return f"{kind} {contract.layers} x {trained['hidden']}, {hop}, {contract.training['steps']} steps"
+    averaged = _averaged(contract.training)
+    steps = f"mean of {averaged} runs" if averaged > 1 else f"{contract.training['steps']} steps"
+    return f"{kind} {contract.layers} x {trained['hidden']}{filters}, {hop}, {steps}"
+
+
+def _averaged(run: dict[str, Any]) -> int:
+    """Runs whose last weights a mean is of, itself perhaps of means; 1 of what is none."""
+    return sum(map(_averaged, [run["init"], *run["mean"]])) if run.get("mean") else 1
 
 
 def loss(contract: Contract) -> str:

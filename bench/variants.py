@@ -185,7 +185,7 @@ def make_network(path: Path, layers: int, hidden: int, precision: str) -> None:
     torch.manual_seed(0)
     shipped = model.load("live").contract
     write(MaskLSTM(shipped.n_bins, hidden, layers, len(shipped.sources)).eval(), path, precision)  # type: ignore[arg-type]
-    changes = {"layers": layers, "hidden": hidden, "precision": precision, "name": f"{layers}x{hidden}"}
+    changes = {"layers": layers, "hidden": hidden, "precision": precision, "name": f"{layers}x{hidden}", "filters": None}
     graph = onnx.load(path)
     onnx.helper.set_model_props(graph, {model.METADATA_KEY: shipped.model_copy(update=changes).model_dump_json()})
     onnx.save(graph, path)

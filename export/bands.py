@@ -27,7 +27,7 @@ def build(model: BandLSTM, precision: Precision = "fp32") -> onnx.ModelProto:
     bins = np.full(bands * widest, padded(model.n_bins) - 1, np.int64)  # what no bin is, for places that hold none
     bins[places] = np.arange(model.n_bins)
     x = g.add("Gather", _features(g, model), g.constant("bins", bins), axis=2)
-    x = g.add("Reshape", x, _shape(g, 0, 0, bands, 1, widest))
+    x = g.add("Reshape", x, g.shape(0, 0, bands, 1, widest))
     split = _array(model.split)
     held = np.zeros(bands * widest, bool)
     held[places] = True
@@ -44,12 +44,12 @@ def build(model: BandLSTM, precision: Precision = "fp32") -> onnx.ModelProto:
         ends["c"].append(c)
     for s in "hc":
         g.add("Concat", *ends[s], axis=0, out=f"{s}_out")
-    z = g.add("Reshape", _norm(g, model.norm, "norm", z), _shape(g, 0, 0, bands, 1, width))
+    z = g.add("Reshape", _norm(g, model.norm, "norm", z), g.shape(0, 0, bands, 1, width))
     y = g.add("MatMul", z, stored(g, "heads", _array(model.heads), precision))
     y = g.add("Add", y, stored(g, "heads_bias", _array(model.heads_bias)[:, None], precision))
-    y = g.add("Reshape", y, _shape(g, 0, 0, bands, model.sources, widest))
+    y = g.add("Reshape", y, g.shape(0, 0, bands, model.sources, widest))
     y = g.add("Transpose", y, perm=[1, 0, 3, 2, 4])  # (streams, frames, sources, bands, widest)
-    y = g.add("Reshape", y, _shape(g, 0, 0, model.sources, bands * widest))
+    y = g.add("Reshape", y, g.shape(0, 0, model.sources, bands * widest))
     masking(g, model, g.add("Gather", y, g.constant("places", places), axis=3), MASK_FLOOR)
     return g.model(model)
 
@@ -70,17 +70,17 @@ def _block(g: Nodes, block: Block, name: str, z: str, h: str, c: str, precision:
     """z `[shape=(frames, streams, bands, width)]` and the states after a block."""
     hidden, (width,) = block.lstm.hidden_size, block.norm_time.normalized_shape
     bands = block.up.in_features
-    x = g.add("Reshape", _norm(g, block.norm_time, f"norm_time_{name}", z), _shape(g, 0, -1, width))
-    h, c = (g.add("Reshape", s, _shape(g, 1, -1, hidden)) for s in (h, c))
+    x = g.add("Reshape", _norm(g, block.norm_time, f"norm_time_{name}", z), g.shape(0, -1, width))
+    h, c = (g.add("Reshape", s, g.shape(1, -1, hidden)) for s in (h, c))
     inputs = [x, *lstm_weights(g, block.lstm, name, precision), "", h, c]
     y, h, c = g.add_many("LSTM", inputs, [f"y_{name}", f"h_end_{name}", f"c_end_{name}"], hidden_size=hidden)
     y = g.add("MatMul", g.add("Squeeze", y, g.axis(1)), stored(g, f"project_{name}", _array(block.project.weight).T, precision))
     y = g.add("Add", y, stored(g, f"project_bias_{name}", _array(block.project.bias), precision))
-    z = g.add("Add", z, g.add("Reshape", y, _shape(g, 0, -1, bands, width)))
+    z = g.add("Add", z, g.add("Reshape", y, g.shape(0, -1, bands, width)))
     x = _norm(g, block.norm_bands, f"norm_bands_{name}", z)
     x = g.add("Relu", _across(g, block.up, f"up_{name}", x, precision))
     z = g.add("Add", z, _across(g, block.down, f"down_{name}", x, precision))
-    h, c = (g.add("Reshape", s, _shape(g, 1, -1, bands * hidden)) for s in (h, c))
+    h, c = (g.add("Reshape", s, g.shape(1, -1, bands * hidden)) for s in (h, c))
     return z, h, c
 
 
@@ -95,11 +95,6 @@ def _norm(g: Nodes, norm: object, name: str, x: str) -> str:
     weight, bias = _array(norm.weight), _array(norm.bias)  # type: ignore[attr-defined]
     scale, shift = g.constant(f"{name}_scale", weight), g.constant(f"{name}_shift", bias)
     return g.add("LayerNormalization", x, scale, shift, axis=-1, epsilon=norm.eps)  # type: ignore[attr-defined]
-
-
-def _shape(g: Nodes, *sizes: int) -> str:
-    """For Reshape: 0 as it comes, -1 what is left."""
-    return g.constant("shape_" + "_".join(map(str, sizes)).replace("-", "m"), np.asarray(sizes, np.int64))
 
 
 def _array(tensor: object) -> Floats:

@@ -12,13 +12,14 @@ import onnx
 import torch
 
 import streamsep.model
-from streamsep.model import METADATA_KEY, Contract
-from train import checkpoint
+from streamsep.model import METADATA_KEY, Contract, Filters
+from train import checkpoint, provenance
 from train.bands import BandLSTM
 from train.config import Config
+from train.deepfilter import DeepFilter
 from train.model import MaskLSTM, MaskNetwork
 
-from . import bands, graph, int8, parity
+from . import bands, deepfilter, graph, int8, parity
 from .parity import Parity
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -41,11 +42,11 @@ def export(source: Path, target: Path, precision: Precision = "fp32", roots: Seq
     """
     content = checkpoint.load(source)
     config, model = checkpoint.config_of(content), checkpoint.trained(content)
-    mags, sounds = parity.recordings(config, roots)
+    mixtures, sounds = parity.recordings(config, roots)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         made = Path(folder) / "model.onnx"
         write(model, made, precision)
-        result = parity.measure(model, made, mags)
+        result = parity.measure(model, made, mixtures)
         result.check(precision)
         contract = describe(content, config, model, precision, result, sounds)
         _attach(made, contract)
@@ -70,6 +71,8 @@ def _build(model: MaskNetwork, precision: Precision) -> onnx.ModelProto:
         if precision == "int8":
             raise PrecisionError("precision='int8': expected fp32 or fp16 for network='bands', whose weights are few")
         return bands.build(model, precision)
+    if isinstance(model, DeepFilter):
+        return deepfilter.build(model, precision)
     assert isinstance(model, MaskLSTM)
     return int8.build(model) if precision == "int8" else graph.build(model, precision)
 
@@ -102,7 +105,7 @@ def describe(
         "config": {k: v for k, v in content["config"].items() if k not in ("name", "licence", "sources")},
         "torch": torch.__version__,
     }
-    training |= {key: content[key] for key in ("mean", "bias") if key in content}
+    training |= {key: content[key] for key in provenance.EXTRAS if content.get(key)}
     return Contract(
         name=config.name,
         sample_rate=config.sample_rate,
@@ -113,11 +116,20 @@ def describe(
         sources=config.sources,
         layers=model.layers,
         hidden=model.state_size,
+        filters=filters(model),
         precision=precision,
         licence=config.licence,
         training=training,
         quality=quality,
     )
+
+
+def filters(model: MaskNetwork) -> Filters | None:
+    """What the file's filters are, if the network gives any."""
+    if not isinstance(model, DeepFilter):
+        return None
+    f = model.shape
+    return Filters(taps=f.taps, near=f.near, group=f.group, groups=f.groups, seen=model.top)
 
 
 def _attach(path: Path, contract: Contract) -> None:

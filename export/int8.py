@@ -5,7 +5,8 @@
                   h         in (-1, 1) by its definition, o tanh(c): steps of 1/127
                   features  log(mag / rms + e): from log(e) to log(sqrt(n_bins)), where all energy lies in one bin. Their mean
                             and deviation are part of the first layer's weights.
-    products      summed in int32, hence exactly; what follows is float32, element by element
+    products      summed in int32, hence exactly, and brought to float32 by ONNX Runtime's own `MatMulIntegerToFloat`, in one
+                  pass; what follows is float32, element by element
 
 So a stream's masks are the same bits alone or among forty, frame by frame or sixteen in a call. (`DynamicQuantizeLSTM`, which
 `onnxruntime.quantization` makes of LSTM nodes, chooses one scale for all of a call: rows and frames coarsen each other.) Each
@@ -31,10 +32,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from torch import nn
 
 from train.model import LOG_FLOOR, MASK_FLOOR, RMS_FLOOR, MaskLSTM
 
-from .nodes import Nodes, masking, padded, weights
+from .nodes import RUNTIME_DOMAIN, FullBand, Nodes, masking, padded, weights
 
 PAIR = 127  # of the 2**15 / 255 = 128.5 that are safe: each of the two is rounded, by half a step at most
 
@@ -44,25 +46,34 @@ Floats = NDArray[np.float32]
 def build(model: MaskLSTM) -> onnx.ModelProto:
     """The graph of `model`: mag, h, c -> mask, h_out, c_out, float32 at its edges, axes `streams` and `frames` free."""
     g = Nodes()
+    mag = g.pad("mag", 3, after=padded(model.n_bins) - model.n_bins)
+    full_band(g, model, mag, ("h", "c"), ("mask", "h_out", "c_out"))
+    return g.model(model)
+
+
+def full_band(g: Nodes, model: MaskLSTM, mag: str, state: tuple[str, str], names: tuple[str, str, str]) -> FullBand:
+    """The nodes of `model`, from magnitudes of the padded bins and a state; what masks and the new state are to be called."""
     layers = model.layers
-    hs, cs = g.layers("h", layers), g.layers("c", layers)
-    gates, out = _first_layer(g, model, _features(g, model)), ""  # (frames, streams, 4 hidden)
+    hs, cs = (g.layers(s, layers) for s in state)
+    log = _log(g, model, mag)
+    gates, out = _first_layer(g, model, _quantised(g, model, log)), ""  # (frames, streams, 4 hidden)
     h_ends, c_ends = [], []
     for layer in range(layers):
-        below, own = _matrices(model, layer)
-        if below:
-            gates = below.sums(g, out, _of_state(g)[0])
-        names = [f"h_end_{layer}", f"c_end_{layer}", f"out_{layer}"]
-        body = _frame(g, model, layer, own)
-        h, c, out = g.add_many("Scan", [hs[layer], cs[layer], gates], names, body=body, num_scan_inputs=1)
+        if layer:
+            weight = weights(model.lstm, "weight_ih", layer).T
+            gates = Matrix(f"W_{layer}", weight).times(g, out, *of_state(g), lstm_bias(model.lstm, layer))
+        own = Matrix(f"R_{layer}", weights(model.lstm, "weight_hh", layer).T)
+        h, c, out = recurrent(g, str(layer), own, gates, hs[layer], cs[layer])
         h_ends.append(h)
         c_ends.append(c)
-    g.add("Concat", *h_ends, axis=0, out="h_out")
-    g.add("Concat", *c_ends, axis=0, out="c_out")
+    h, c = (g.add("Concat", *ends, axis=0, out=name) for ends, name in zip((h_ends, c_ends), names[1:], strict=True))
     x = g.add("Transpose", out, perm=[2, 0, 1, 3])  # (frames, 1, streams, hidden) -> (streams, frames, 1, hidden)
-    heads = _Matrix("heads", model.heads.weight.detach().cpu().numpy().T)
-    masking(g, model, heads.times(g, x, *_of_state(g), model.heads.bias.detach().cpu().numpy()), MASK_FLOOR)
-    return g.model(model)
+
+    def heard(name: str, weight: Floats, bias: Floats | None = None) -> str:
+        return Matrix(name, weight).times(g, x, *of_state(g), bias)
+
+    heads = heard("heads", model.heads.weight.detach().cpu().numpy().T, model.heads.bias.detach().cpu().numpy())
+    return FullBand(log, masking(g, model, heads, MASK_FLOOR, names[0]), h, c, heard)
 
 
 def _step(value: Floats) -> Floats:
@@ -72,42 +83,40 @@ def _step(value: Floats) -> Floats:
     return np.maximum(largest, np.float32(1e-12))  # an output without weights is 0 by any scale
 
 
-class _Matrix:
-    """A weight matrix `[shape=(inputs, outputs)]` in 8 bits; `scale`: of each output, its own unless given."""
+class Matrix:
+    """A weight matrix `[shape=(inputs, outputs)]` in 8 bits, one scale an output."""
 
-    def __init__(self, name: str, value: Floats, scale: Floats | None = None) -> None:
+    def __init__(self, name: str, value: Floats) -> None:
         self.name = name
-        self.scale = _step(value) if scale is None else scale
+        self.scale = _step(value)
         self.quantised = np.rint(value / self.scale).astype(np.int8)
-
-    def sums(self, g: Nodes, x: str, zero: str) -> str:
-        """x W in steps, int32, for x uint8 with this zero point."""
-        return g.add("MatMulInteger", x, g.constant(f"{self.name}_int8", self.quantised), zero)
-
-    def value(self, g: Nodes, sums: str, scale: float, bias: Floats | None = None) -> str:
-        """`sums` (+ bias) in float32, where x is in steps of `scale`."""
-        step = g.constant(f"{self.name}_scale", _float(self.scale * scale))
-        y = g.add("Mul", g.add("Cast", sums, to=TensorProto.FLOAT), step)
-        return y if bias is None else g.add("Add", y, g.constant(f"{self.name}_bias", _float(bias)))
 
     def times(self, g: Nodes, x: str, zero: str, scale: float, bias: Floats | None = None) -> str:
         """x W (+ bias) in float32, for x uint8 with this zero point and scale."""
-        return self.value(g, self.sums(g, x, zero), scale, bias)
+        matrix = g.constant(f"{self.name}_int8", self.quantised), g.constant(f"{self.name}_scale", _float(self.scale))
+        inputs = [x, matrix[0], g.scalar(f"{zero}_step", scale), matrix[1], zero]
+        if bias is not None:
+            inputs += ["", g.constant(f"{self.name}_bias", _float(bias))]
+        return g.add("MatMulIntegerToFloat", *inputs, domain=RUNTIME_DOMAIN)
 
 
-def _features(g: Nodes, model: MaskLSTM) -> str:
-    """log(mag / (rms + floor) + floor) as uint8, `[shape=(frames, streams, padded bins)]`, bins in turn."""
-    bins, width = model.n_bins, padded(model.n_bins)
-    x = g.add("Pad", "mag", g.constant("pads", np.asarray([0, 0, 0, 0, 0, width - bins], np.int64)))
-    square = g.add("ReduceSum", g.add("Mul", x, x), g.axis(2), keepdims=1)
-    rms = g.add("Sqrt", g.add("Mul", square, g.scalar("one_over_bins", 1 / bins)))
-    relative = g.add("Div", x, g.add("Add", rms, g.scalar("rms_floor", RMS_FLOOR)))
-    log = g.add("Log", g.add("Add", relative, g.scalar("log_floor", LOG_FLOOR)))
-    zero, scale = _of_features(g, bins)
-    q = g.add("QuantizeLinear", log, g.scalar("feature_step", scale), zero)
+def _log(g: Nodes, model: MaskLSTM, mag: str) -> str:
+    """log(mag / (rms + floor) + floor) of the padded bins, `[shape=(streams, frames, padded bins)]`."""
+    square = g.add("ReduceSum", g.add("Mul", mag, mag), g.axis(2), keepdims=1)
+    rms = g.add("Sqrt", g.add("Mul", square, g.scalar("one_over_bins", 1 / model.n_bins)))
+    relative = g.add("Div", mag, g.add("Add", rms, g.scalar("rms_floor", RMS_FLOOR)))
+    return g.add("Log", g.add("Add", relative, g.scalar("log_floor", LOG_FLOOR)))
+
+
+def _quantised(g: Nodes, model: MaskLSTM, log: str) -> str:
+    """The features as uint8, `[shape=(frames, streams, padded bins)]`, bins in turn."""
+    width = padded(model.n_bins)
+    zero, scale = _of_features(g, model.n_bins)
+    q = g.add("QuantizeLinear", log, g.scalar(f"{zero}_step", scale), zero)
     q = g.add("Reshape", q, g.constant("halves", np.asarray([0, 0, 2, width // 2], np.int64)))
-    q = g.add("Transpose", q, perm=[1, 0, 3, 2])  # (streams, frames, 2, width / 2) -> (frames, streams, width / 2, 2)
-    return g.add("Reshape", q, g.constant("bins_in_turn", np.asarray([0, 0, width], np.int64)))
+    q = g.add("Transpose", q, perm=[0, 1, 3, 2])  # (streams, frames, width / 2, 2)
+    q = g.add("Reshape", q, g.constant("bins_in_turn", np.asarray([0, 0, width], np.int64)))
+    return g.add("Transpose", q, perm=[1, 0, 2])  # two, since each by itself has a quick way, and one of both has none
 
 
 def _take_turns(value: Floats) -> Floats:
@@ -124,7 +133,7 @@ def _of_features(g: Nodes, bins: int) -> tuple[str, float]:
     return g.constant("feature_zero", np.asarray(round(-lowest / step), np.uint8)), step
 
 
-def _of_state(g: Nodes) -> tuple[str, float]:
+def of_state(g: Nodes) -> tuple[str, float]:
     """Zero point and step of h's uint8: -1 and 1 are 1 and 255."""
     return g.constant("state_zero", np.asarray(128, np.uint8)), 1 / 127
 
@@ -136,57 +145,47 @@ def _first_layer(g: Nodes, model: MaskLSTM, features: str) -> str:
     multiplied by the features' deviation and not by their mean, which is three times as large.
     """
     weight = (weights(model.lstm, "weight_ih", 0) / model.std.cpu().numpy()).T
-    matrix = _Matrix("W_0", _take_turns(weight))
-    bias = _bias(model, 0) - _take_turns(model.mean.cpu().numpy()) @ (matrix.quantised * matrix.scale)
+    matrix = Matrix("W_0", _take_turns(weight))
+    bias = lstm_bias(model.lstm, 0) - _take_turns(model.mean.cpu().numpy()) @ (matrix.quantised * matrix.scale)
     return matrix.times(g, features, *_of_features(g, len(weight)), bias)
 
 
-def _bias(model: MaskLSTM, layer: int) -> Floats:
-    return weights(model.lstm, "bias_ih", layer) + weights(model.lstm, "bias_hh", layer)
+def lstm_bias(lstm: nn.LSTM, layer: int) -> Floats:
+    """Of the gates, `[shape=(4 hidden,)]`."""
+    return weights(lstm, "bias_ih", layer) + weights(lstm, "bias_hh", layer)
 
 
-def _matrices(model: MaskLSTM, layer: int) -> tuple[_Matrix | None, _Matrix]:
-    """A layer's weights of h of the layer below, if there is one, and of its own h: of one scale, so that the sums add up."""
-    own = weights(model.lstm, "weight_hh", layer).T
-    if layer == 0:
-        return None, _Matrix("R_0", own)
-    below = weights(model.lstm, "weight_ih", layer).T
-    scale = np.maximum(_step(below), _step(own))
-    return _Matrix(f"W_{layer}", below, scale), _Matrix(f"R_{layer}", own, scale)
+def recurrent(g: Nodes, name: str, own: Matrix, gates: str, h: str, c: str) -> tuple[str, str, str]:
+    """An LSTM along the first axis of what the frames give to its gates, bias included: h and c after, and h of each frame in 8
+    bits. `h`, `c` and a frame of `gates` have the same axes."""
+    ends = [f"h_end_{name}", f"c_end_{name}", f"out_{name}"]
+    after = g.add_many("Scan", [h, c, gates], ends, body=_frame(g, name, own), num_scan_inputs=1)
+    return after[0], after[1], after[2]
 
 
-def _frame(outer: Nodes, model: MaskLSTM, layer: int, recurrent: _Matrix) -> onnx.GraphProto:
-    """A layer for one frame, a loop's body: h, c and what the frame gives to the gates in; h, c, and h in 8 bits out.
-
-    What the frame gives is float32 in the first layer, bias included; above it is int32, and its own sums are added to it.
-    """
-    g = Nodes(outer, f"layer_{layer}_")
-    zero, scale = _of_state(g)
-    step = g.scalar("state_step", scale)
-    h, c, given = (f"layer_{layer}_{name}_in" for name in ("h", "c", "gates"))
-    own = g.add("QuantizeLinear", h, step, zero)
-    if layer == 0:
-        gates = g.add("Add", given, recurrent.times(g, own, zero, scale))
-    else:
-        gates = recurrent.value(g, g.add("Add", given, recurrent.sums(g, own, zero)), scale, _bias(model, layer))
-    h_out, c_out = _cell(g, gates, c, model.lstm.hidden_size)
+def _frame(outer: Nodes, name: str, own: Matrix) -> onnx.GraphProto:
+    """An LSTM for one frame, a loop's body: h, c and what the frame gives to the gates in; h, c, and h in 8 bits out."""
+    g = Nodes(outer, f"layer_{name}_")
+    h, c, given = (f"layer_{name}_{part}_in" for part in ("h", "c", "gates"))
+    zero, scale = of_state(g)
+    step = g.scalar(f"{zero}_step", scale)
+    gates = g.add("Add", given, own.times(g, g.add("QuantizeLinear", h, step, zero), zero, scale))
+    h_out, c_out = _cell(g, gates, c, len(own.quantised))
     out = g.add("QuantizeLinear", h_out, step, zero)
 
-    def value(name: str, kind: int = TensorProto.FLOAT, rank: int = 3) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, [None] * rank)
+    def value(name: str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, None)
 
-    # The loop takes the axis of frames away; sums of 8 bits still have that of h's one layer.
-    frame = value(given, rank=2) if layer == 0 else value(given, TensorProto.INT32)
     outputs = [value(h_out), value(c_out), value(out, TensorProto.UINT8)]
-    return helper.make_graph(g.nodes, f"layer_{layer}", [value(h), value(c), frame], outputs)
+    return helper.make_graph(g.nodes, f"layer_{name}", [value(h), value(c), value(given)], outputs)
 
 
 def _cell(g: Nodes, gates: str, c: str, hidden: int) -> tuple[str, str]:
     """h and c after a frame, from the gates before their functions: input, output, forget, candidate."""
-    sizes = g.constant("gate_sizes", np.asarray([3 * hidden, hidden], np.int64))
-    open_, candidate = g.add_many("Split", [gates, sizes], [g.prefix + "open", g.prefix + "candidate"], axis=2)
+    sizes = g.constant(f"gate_sizes_{hidden}", np.asarray([3 * hidden, hidden], np.int64))
+    open_, candidate = g.add_many("Split", [gates, sizes], [g.prefix + "open", g.prefix + "candidate"], axis=-1)
     names = [g.prefix + gate for gate in ("input", "output", "forget")]
-    i, o, f = g.add_many("Split", [g.add("Sigmoid", open_)], names, axis=2)
+    i, o, f = g.add_many("Split", [g.add("Sigmoid", open_)], names, axis=-1)
     c = g.add("Add", g.add("Mul", f, c), g.add("Mul", i, g.add("Tanh", candidate)))
     return g.add("Mul", o, g.add("Tanh", c)), c
 

@@ -6,8 +6,8 @@ named axes and no exporter's leftovers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from train.model import MaskNetwork
 VECTOR = 16  # float32 in the widest register: what is padded to whole ones takes no other way through a rest
 OPSET = 17  # layer by layer supported by ONNX Runtime 1.20 on every provider; nothing newer is needed
 IR_VERSION = 8
+RUNTIME_DOMAIN = "com.microsoft"  # of operators that ONNX Runtime has beside the standard's
 
 Precision = Literal["fp32", "fp16"]
 
@@ -59,6 +60,21 @@ class Nodes:
         """An axis as the operators that reduce and squeeze want it; its name."""
         return self.constant(f"axis_{axis}", np.asarray([axis], np.int64))
 
+    def shape(self, *sizes: int) -> str:
+        """A constant for Reshape: 0 as it comes, -1 what is left."""
+        return self.constant("shape_" + "_".join(map(str, sizes)).replace("-", "m"), np.asarray(sizes, np.int64))
+
+    def first(self, x: str, size: int, axis: int, start: int = 0) -> str:
+        """`size` places of an axis, from `start` on."""
+        bounds = [self.constant(f"place_{place}", np.asarray([place], np.int64)) for place in (start, start + size)]
+        return self.add("Slice", x, *bounds, self.axis(axis))
+
+    def pad(self, x: str, rank: int, before: int = 0, after: int = 0) -> str:
+        """`x` of that rank with zeros before and behind its last axis."""
+        pads = np.zeros((2, rank), np.int64)
+        pads[:, -1] = before, after
+        return self.add("Pad", x, self.constant(f"pads_{rank}_{before}_{after}", pads.ravel())) if before or after else x
+
     def layers(self, state: str, layers: int) -> list[str]:
         """The layers of a state, each `[shape=(1, streams, hidden)]`."""
         if layers == 1:
@@ -67,18 +83,34 @@ class Nodes:
 
     def model(self, model: MaskNetwork) -> onnx.ModelProto:
         """The whole graph: mag, h, c -> mask, h_out, c_out, float32, the axes `streams` and `frames` free."""
-        state, bins = (model.layers, "streams", model.state_size), model.n_bins
-        inputs = [_tensor("mag", "streams", "frames", bins), _tensor("h", *state), _tensor("c", *state)]
-        masks = _tensor("mask", "streams", "frames", model.sources, bins)
-        outputs = [masks, _tensor("h_out", *state), _tensor("c_out", *state)]
+        mask = tensor("mask", "streams", "frames", model.sources, model.n_bins)
+        return self.between(model, tensor("mag", "streams", "frames", model.n_bins), mask)
+
+    def between(self, model: MaskNetwork, seen: onnx.ValueInfoProto, given: onnx.ValueInfoProto) -> onnx.ModelProto:
+        """The whole graph from `seen` and the state to `given` and the state."""
+        state = (model.layers, "streams", model.state_size)
+        inputs = [seen, tensor("h", *state), tensor("c", *state)]
+        outputs = [given, tensor("h_out", *state), tensor("c_out", *state)]
         graph = helper.make_graph(self.nodes, "streamsep", inputs, outputs, self.constants)
-        opset = [helper.make_opsetid("", OPSET)]
+        opset = [helper.make_opsetid("", OPSET), helper.make_opsetid(RUNTIME_DOMAIN, 1)]
         made = helper.make_model(graph, opset_imports=opset, producer_name="streamsep export", ir_version=IR_VERSION)
         onnx.checker.check_model(made)
         return made
 
 
-def _tensor(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+class FullBand(NamedTuple):
+    """What the nodes of a `MaskLSTM` are called, for what comes after it."""
+
+    log: str  # [shape=(streams, frames, n_bins or more)]: level-free log magnitudes, before mean and deviation
+    masks: str  # [shape=(streams, frames, sources, n_bins)]
+    h: str  # [shape=(layers, streams, hidden)]: the state after
+    c: str
+    heard: Callable[[str, NDArray[np.float32]], str]  # name and weights [shape=(hidden, n)] of a layer that hears the last one:
+    # what it gives, [shape=(streams, frames, 1, n)]
+
+
+def tensor(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    """An input or output of a graph, float32."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
@@ -111,9 +143,9 @@ def stored(g: Nodes, name: str, value: NDArray[np.float32], precision: Precision
     return g.add("Cast", g.constant(f"{name}_fp16", value.astype(np.float16)), to=TensorProto.FLOAT, out=name)
 
 
-def masking(g: Nodes, model: MaskNetwork, y: str, floor: float) -> None:
+def masking(g: Nodes, model: MaskNetwork, y: str, floor: float, out: str = "mask") -> str:
     """The masking layer from the heads `[shape=(streams, frames, ..., sources * n_bins)]`: relu, (y + e) / sum(y + e)."""
     shape = g.constant("mask_shape", np.asarray([0, 0, model.sources, model.n_bins], np.int64))  # 0: as it comes
     raised = g.add("Add", g.add("Reshape", g.add("Relu", y), shape), g.scalar("mask_floor", floor))
     total = g.add("ReduceSum", raised, g.axis(2), keepdims=1)
-    g.add("Div", raised, total, out="mask")
+    return g.add("Div", raised, total, out=out)

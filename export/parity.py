@@ -1,11 +1,11 @@
 """Does the file say what the network says? PyTorch over a whole recording against ONNX Runtime hop by hop.
 
-    fp32    largest difference of any mask value: 1e-4 at most. Only the order of sums differs.
+    fp32    largest difference of any mask value (or part of a filter): 1e-4 at most. Only the order of sums differs.
     fp16    mask signal-to-noise ratio, dB: at least 40. Trained networks reach 78 to 80 (half precision has 11 bits).
     int8    the same: at least 20. Trained networks reach 47; at 20 the noise would still lie below what the best
             possible masks of this kind leave of the other source (12 to 14 dB).
 
-The mask's signal-to-noise ratio is 10 log10(sum m² / sum (m' - m)²) over all frames, bins and sources.
+The mask's signal-to-noise ratio is 10 log10(sum m² / sum (m' - m)²) over all frames, bins and sources, filters included.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ LEAST_SNR_DB = {"fp16": 40.0, "int8": 20.0}
 RECORDINGS, SECONDS = 3, 8.0
 SONG = Path(streamsep.__file__).parent / "demo"
 
-Mags = NDArray[np.float32]
+Floats = NDArray[np.float32]
+Spectra = NDArray[np.complex64]
 
 
 class ParityError(Exception):
@@ -58,8 +59,8 @@ class Parity:
             )
 
 
-def recordings(config: Config, roots: Sequence[Path]) -> tuple[list[Mags], str]:
-    """Magnitudes `[shape=(1, frames, n_bins)]` of what parity is measured on, and its name.
+def recordings(config: Config, roots: Sequence[Path]) -> tuple[list[Spectra], str]:
+    """Spectra `[shape=(1, frames, n_bins)]`, times the network's scale, of what parity is measured on, and its name.
 
     Mixtures of recordings from all over the data sets, or, without any, the song that comes with streamsep.
     """
@@ -67,7 +68,7 @@ def recordings(config: Config, roots: Sequence[Path]) -> tuple[list[Mags], str]:
     signals = [_mixture(datasets.read(f, config.sample_rate, stop=SECONDS)) for f in files]
     name = ", ".join(f.name for f in files) if roots else "the song of `streamsep demo`"
     transform = Transform(config.n_fft, config.synthesis_length, config.hop_length)
-    return [transform.magnitude(transform.analyse(torch.from_numpy(s)[None])).numpy() for s in signals], name
+    return [(transform.mag_scale * transform.analyse(torch.from_numpy(s)[None])).numpy() for s in signals], name
 
 
 def _spread(files: Sequence[datasets.Files]) -> Sequence[datasets.Files]:
@@ -83,28 +84,30 @@ def _mixture(recording: datasets.Recording) -> datasets.Signal:
     return mixture
 
 
-def measure(model: MaskNetwork, path: Path, mags: Sequence[Mags]) -> Parity:
-    """Compare the network with the file at `path` on magnitudes `[shape=(1, frames, n_bins)]` each."""
+def measure(model: MaskNetwork, path: Path, mixtures: Sequence[Spectra]) -> Parity:
+    """Compare the network with the file at `path` on scaled spectra `[shape=(1, frames, n_bins)]` each."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # a single frame is too little for two
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    pairs = [(whole(model, mag), hop_by_hop(session, model, mag)) for mag in mags]
+    seen = [model.sees(torch.from_numpy(mixture), 1.0).numpy() for mixture in mixtures]
+    pairs = [(whole(model, s), hop_by_hop(session, model, s)) for s in seen]
     truth, got = (np.concatenate(m, 1).astype(np.float64) for m in zip(*pairs, strict=True))
     noise = float(np.square(got - truth).sum())
     return Parity(float(np.abs(got - truth).max()), float(10 * np.log10(np.square(truth).sum() / max(noise, 1e-30))))
 
 
 @torch.no_grad()
-def whole(model: MaskNetwork, mag: Mags) -> NDArray[np.float32]:
-    """PyTorch's masks `[shape=(streams, frames, sources, n_bins)]` in one call."""
-    return model(torch.from_numpy(mag), model.initial(len(mag)))[0].numpy()
+def whole(model: MaskNetwork, seen: Floats) -> Floats:
+    """What PyTorch gives, `[shape=(streams, frames, ...)]`, for all frames `[shape=(streams, frames, n)]` in one call."""
+    return model(torch.from_numpy(seen), model.initial(len(seen)))[0].numpy()
 
 
-def hop_by_hop(session: onnxruntime.InferenceSession, model: MaskNetwork, mag: Mags) -> NDArray[np.float32]:
-    """The file's masks, one frame a call, its state carried."""
-    h, c = (s.numpy() for s in model.initial(len(mag)))
-    masks = []
-    for t in range(mag.shape[1]):
-        mask, h, c = session.run(["mask", "h_out", "c_out"], {"mag": mag[:, t : t + 1], "h": h, "c": c})
-        masks.append(mask)
-    return np.concatenate(masks, 1)
+def hop_by_hop(session: onnxruntime.InferenceSession, model: MaskNetwork, seen: Floats) -> Floats:
+    """What the file gives, one frame a call, its state carried."""
+    name, h_name, c_name = (tensor.name for tensor in session.get_inputs())
+    h, c = (s.numpy() for s in model.initial(len(seen)))
+    given = []
+    for t in range(seen.shape[1]):
+        one, h, c = session.run(None, {name: seen[:, t : t + 1], h_name: h, c_name: c})
+        given.append(one)
+    return np.concatenate(given, 1)

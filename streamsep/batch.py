@@ -235,9 +235,9 @@ def alone(separator: Separator) -> Slots:
 class Stream(Engine):
     """One slot: its controls, and what there is to know of it. The batch steps it."""
 
-    def begin(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> Hop:
+    def begin(self, seen: NDArray[np.float32], given: NDArray[np.float32]) -> Hop:
         """Its state, around its own row of the network's inputs and outputs."""
-        self._attach(mag, mask)
+        self._attach(seen, given)
         engine.clear(self.state)
         return self.state
 

@@ -99,6 +99,7 @@ def apply(c, t, held, y):  # type: ignore[no-untyped-def]
     if left == t.synthesis.size // hop + 1:
         t.history[:] = 0
         t.overlap[:] = 0
+        t.past[:] = 0
         held[:] = 1 / sources
         c.restart[FORGET] = 1
     c.restart[LEFT] = max(left - 1, 0)

@@ -140,17 +140,18 @@ class DeviceRowsNetwork:
 
     def __init__(self, model: Model, streams: int, provider: str = "cuda", device: Device | None = None) -> None:
         self.provider = provider
-        self._session = session = Session(model.path, provider, device)
+        self._session = session = Session(model, provider, device)
         assert session.device
         contract, self._device = model.contract, session.device
         shapes = contract.shapes(streams)
-        mag, mag_crossing = self._device.twin(shapes["mag"])
-        mask, mask_crossing = self._device.twin(shapes["mask"])
+        seen, given = shapes[contract.sees], shapes[contract.gives]
+        mag, mag_crossing = self._device.twin(seen)
+        mask, mask_crossing = self._device.twin(given)
         states = np.array([[self._device.on_device(shapes["h"]) for _ in "hc"] for _ in "AB"], np.int64)
-        to, back = (session.tensor_there(c.device, shapes[n]) for c, n in ((mag_crossing, "mag"), (mask_crossing, "mask")))
+        to, back = (session.tensor_there(c.device, shape) for c, shape in ((mag_crossing, seen), (mask_crossing, given)))
         a, b = ([session.tensor_there(int(place), shapes["h"]) for place in places] for places in states)
         dry_mag, dry_mask, *dry = (
-            session.tensor_there(self._device.on_device(shapes[name]), shapes[name]) for name in ("mag", "mask", *"hchc")
+            session.tensor_there(self._device.on_device(shape), shape) for shape in (seen, given, *[shapes["h"]] * 4)
         )
         values = [[[to, *a], [back, *b]], [[to, *b], [back, *a]], [[dry_mag, *dry[:2]], [dry_mask, *dry[2:]]]]
         self._plain = session.options()

@@ -19,11 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import controls, native, ort, stft
 from .controls import GAIN_DB, Controls, Steering, make_controls
-from .model import Model
+from .model import Contract, Model
 
 __all__ = ["GAIN_DB", "Separator"]
 
 CHANNELS = (1, 8)
+LOUDEST_FILTER = 1e3  # a filter with a larger part is none
 LIMIT = 1e6  # a louder sample (120 dB over full scale) is a fault of the device, not sound
 TOP_BAND = 8  # the mask above the network's band is its mean over the band's top eighth
 
@@ -36,8 +37,11 @@ class Hop(NamedTuple):
 
     transform: stft.Transform
     mag: NDArray[np.float32]  # [shape=(n_bins of the network,)], a view of the network's input
+    directions: NDArray[np.float32]  # [shape=(4, bins)], a view of its input (see `stft.directions`); no bins: it sees none
     mask: NDArray[np.float32]  # [shape=(sources, n_bins of the network)], a view of its output
+    filters: NDArray[np.float32]  # [shape=(groups, sources - 1, taps, 2 near + 1, 2, group)], of its output, too; may be empty
     held: NDArray[np.float32]  # [shape=(sources, n_bins)]: the mask in use, kept when a step fails
+    held_filters: NDArray[np.float32]  # [shape=(sources - 1, taps, 2 near + 1, 2, reach)]: this hop's; 0 where it has none
     mag_scale: float
     controls: Controls
     x: NDArray[np.float32]  # [shape=(channels, hop_length)]: the hop being filled
@@ -51,9 +55,17 @@ class Hop(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def before_network(s):  # type: ignore[no-untyped-def]
-    """From the hop `s.x` to the network's input `s.mag`."""
+    """From the hop `s.x` to the network's input, `s.mag` and `s.directions`."""
     listen(s)
-    stft.downmix_magnitude(s.transform, s.mag_scale, s.mag)
+    look(s, s.transform.spectrum, s.transform.past, s.mag, s.directions)
+
+
+@njit(nogil=True, cache=True)
+def look(s, spectrum, past, mag, directions):  # type: ignore[no-untyped-def]
+    """The network's input, `mag` and `directions`, of a frame's `spectrum` and the frames in its `past`."""
+    stft.downmix_magnitude(spectrum, s.mag_scale, mag)
+    if directions.shape[1] > 0:
+        stft.directions(spectrum, past[0], s.mag_scale, directions)
 
 
 @njit(nogil=True, cache=True)
@@ -75,7 +87,7 @@ def after_network(s, stepped):  # type: ignore[no-untyped-def]
     """
     good = True
     if stepped:
-        good = take_mask(s.mask, s.held)
+        good = take_mask(s.mask, s.held) and take_filters(s.filters, s.held_filters)
         s.counts[BAD_MASKS] += not good
     else:
         s.counts[FAILED_STEPS] += 1
@@ -85,8 +97,10 @@ def after_network(s, stepped):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def finish(s):  # type: ignore[no-untyped-def]
-    """The finished hop `s.y`, through the mask in use."""
-    stft.synthesise(s.transform, s.held, s.y)
+    """The finished hop `s.y`, through the mask in use, and through the filters that were taken for it: they follow phases, and
+    are of no use to another hop."""
+    stft.synthesise(s.transform, s.held, s.held_filters, s.y)
+    s.held_filters[:] = 0
     controls.apply(s.controls, s.transform, s.held, s.y)
     s.counts[HOPS] += 1
 
@@ -109,6 +123,23 @@ def take_mask(mask, held):  # type: ignore[no-untyped-def]
         for k in range(n_bins):
             held[i, k] = mask[i, k] if k < known else top
     return True
+
+
+@njit(nogil=True, cache=True)
+def take_filters(filters, held):  # type: ignore[no-untyped-def]
+    """Copy the network's filters, bin by bin in one row; False, and none, if they are not filters."""
+    good = True
+    for g in range(filters.shape[0]):
+        group = filters[g]
+        first = g * group.shape[4]
+        for i, tap, n, part in np.ndindex(group.shape[:4]):
+            for k in range(group.shape[4]):
+                value = group[i, tap, n, part, k]
+                good &= abs(value) <= LOUDEST_FILTER  # not so for NaN
+                held[i, tap, n, part, first + k] = value
+    if not good:
+        held[:] = 0
+    return good
 
 
 @njit(nogil=True, cache=True)
@@ -138,7 +169,9 @@ def clear(s):  # type: ignore[no-untyped-def]
     """Forget all that was heard: every array, the counters, the ramps; the controls stay as set."""
     s.transform.history[:] = 0
     s.transform.overlap[:] = 0
+    s.transform.past[:] = 0
     s.held[:] = 1 / s.held.shape[0]
+    s.held_filters[:] = 0
     controls.settle(s.controls)
     s.x[:] = 0
     s.y[:] = 0
@@ -195,9 +228,9 @@ class Engine(Steering):
         self.channels = channels
         self.geometry = stft.Geometry.at(model.contract, sample_rate)
 
-    def _attach(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
-        """Take the network's input `mag` `[shape=(n_bins,)]` and output `mask` `[shape=(sources, n_bins)]`."""
-        self.state = _make_state(self.geometry, mag, mask, self.channels)
+    def _attach(self, seen: NDArray[np.float32], given: NDArray[np.float32]) -> None:
+        """Take one frame of the network's input and of its output, as the contract's `shapes` have them."""
+        self.state = _make_state(self.geometry, self.model.contract, seen, given, self.channels)
         self.controls = self.state.controls
 
     @property
@@ -319,14 +352,51 @@ class Separator(Engine):
         clear(self.state)
 
 
-def _make_state(geometry: stft.Geometry, mag: NDArray[np.float32], mask: NDArray[np.float32], channels: int) -> Hop:
-    sources = mask.shape[0]
-    transform = stft.make_transform(geometry, channels, sources)
+class Parts(NamedTuple):
+    """Views of a network's input and output, of one frame or of as many as there are."""
+
+    mag: NDArray[np.float32]  # of the input, [shape=(..., n_bins)]
+    directions: NDArray[np.float32]  # of the input, [shape=(..., 4, bins)]
+    mask: NDArray[np.float32]  # of the output, [shape=(..., sources, n_bins)]
+    filters: NDArray[np.float32]  # of the output, [shape=(..., groups, sources - 1, taps, 2 near + 1, 2, group)]
+
+
+def parts(contract: Contract, seen: NDArray[np.float32], given: NDArray[np.float32]) -> Parts:
+    """Where in frames of the contract's input `[shape=(..., n)]` and output things lie; no bins and no taps without filters."""
+    sources, n_bins, f = len(contract.sources), contract.n_bins, contract.filters
+    if f is None:
+        frames = seen.shape[:-1]
+        nothing = np.zeros((*frames, 4, 0), np.float32), np.zeros((*frames, 0, sources - 1, 0, 1, 2, 0), np.float32)
+        return Parts(seen, nothing[0], given, nothing[1])
+    frames = given.shape[:-1]
+    return Parts(
+        seen[..., :n_bins],
+        seen[..., n_bins:].reshape(*frames, 4, f.seen),
+        given[..., : sources * n_bins].reshape(*frames, sources, n_bins),
+        given[..., sources * n_bins :].reshape(*frames, f.groups, sources - 1, f.taps, f.bins, 2, f.group),
+    )
+
+
+def filters_like(filters: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Room for a network's filters, `[shape=(..., groups, sources - 1, taps, 2 near + 1, 2, group)]`, for `take_filters`."""
+    *frames, groups, sources, taps, bins, parts, group = filters.shape
+    return np.zeros((*frames, sources, taps, bins, parts, groups * group), np.float32)
+
+
+def _make_state(
+    geometry: stft.Geometry, contract: Contract, seen: NDArray[np.float32], given: NDArray[np.float32], channels: int
+) -> Hop:
+    sources = len(contract.sources)
+    mag, directions, mask, filters = parts(contract, seen, given)
+    transform = stft.make_transform(geometry, channels, sources, contract.filters)
     return Hop(
         transform=transform,
         mag=mag,
+        directions=directions,
         mask=mask,
+        filters=filters,
         held=np.zeros((sources, geometry.n_bins), np.float32),
+        held_filters=filters_like(filters),
         mag_scale=stft.mag_scale(transform.analysis),
         controls=make_controls(sources),
         x=np.zeros((channels, geometry.hop_length), np.float32),

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from . import engine, native, ort, stft
 from .engine import Separator
+from .model import Contract
 
 FRAMES = 16  # hops of a call: their spectra still fit a processor's own cache
 TOLERANCE = 1e-5  # of a mask's value, hence of a sample
@@ -37,18 +38,16 @@ class Work(NamedTuple):
     line: NDArray[np.float32]  # [shape=(channels, n_fft + FRAMES * hop)]: the history, then the new samples
     wave: NDArray[np.float32]  # [shape=(FRAMES, channels, n_fft)]: windowed frames, then those of a source
     spectrum: NDArray[np.complex64]  # [shape=(FRAMES, channels, n_bins)]
-    masked: NDArray[np.complex64]  # [shape=(FRAMES, channels, n_bins)]
-    mag: NDArray[np.float32]  # [shape=(FRAMES, n_bins of the network)]
-    mask: NDArray[np.float32]  # [shape=(FRAMES, sources, n_bins of the network)]
+    masked: NDArray[np.complex64]  # [shape=(sources - 1, FRAMES, channels, n_bins)]
+    last: NDArray[np.complex64]  # [shape=(1, channels, bins)]: the newest of `Transform.past` before a frame
+    mag: NDArray[np.float32]  # [shape=(FRAMES, n_bins of the network)], a view of its input
+    directions: NDArray[np.float32]  # [shape=(FRAMES, 4, bins)], a view of its input (see `engine.Hop`)
+    mask: NDArray[np.float32]  # [shape=(FRAMES, sources, n_bins of the network)], a view of its output
+    filters: NDArray[np.float32]  # [shape=(FRAMES, ...)], a view of its output
     held: NDArray[np.float32]  # [shape=(FRAMES, sources, n_bins)]: the mask of each hop
+    held_filters: NDArray[np.float32]  # [shape=(FRAMES, ...)]: its filters
     stepped: NDArray[np.int64]  # [shape=(FRAMES,)]: whether the network gave one
     axis: NDArray[np.int64]  # [shape=(1,)]: the axis that rocket-fft transforms
-
-
-class _Frame(NamedTuple):
-    """One frame, as `stft.downmix_magnitude` takes it."""
-
-    spectrum: NDArray[np.complex64]
 
 
 # ---------------------------------------------------------------------------------------------------------- compiled path
@@ -72,8 +71,10 @@ def analyse(s, w, x):  # type: ignore[no-untyped-def]
             for n in range(n_fft):
                 w.wave[k, c, n] = w.line[c, (k + 1) * hop + n] * t.analysis[n]
     rocket_fft.r2c(w.wave[:hops], w.spectrum[:hops], w.axis, True, 1.0, 1)
+    w.last[:] = t.past[: w.last.shape[0]]
     for k in range(hops):
-        stft.downmix_magnitude(_Frame(w.spectrum[k]), s.mag_scale, w.mag[k])
+        engine.look(s, w.spectrum[k], w.last, w.mag[k], w.directions[k])
+        stft.pass_on(w.spectrum[k], t.turn, w.last)
     native.restore_denormals(mode)
 
 
@@ -83,8 +84,10 @@ def step_each(s, w, step, hops):  # type: ignore[no-untyped-def]
     mode = native.flush_denormals()
     for k in range(hops):
         s.mag[:] = w.mag[k]
+        s.directions[:] = w.directions[k]
         w.stepped[k] = ort.step(step)
         w.mask[k] = s.mask
+        w.filters[k] = s.filters
         if not keep(s, w, k):
             step.turn[0] = ort.FROM_ZERO
     native.restore_denormals(mode)
@@ -92,10 +95,11 @@ def step_each(s, w, step, hops):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def keep(s, w, k):  # type: ignore[no-untyped-def]
-    """The mask of hop `k`, or the last good one; False when the network gave something that is no mask."""
+    """The mask of hop `k`, or the last good one, and its filters; False when the network gave something that is none."""
     good = True
+    w.held_filters[k] = 0
     if w.stepped[k]:
-        good = engine.take_mask(w.mask[k], s.held)
+        good = engine.take_mask(w.mask[k], s.held) and engine.take_filters(w.filters[k], w.held_filters[k])
         s.counts[engine.BAD_MASKS] += not good
     else:
         s.counts[engine.FAILED_STEPS] += 1
@@ -123,10 +127,13 @@ def synthesise(s, w, hops, y):  # type: ignore[no-untyped-def]
     n_fft = t.history.shape[1]
     first = n_fft - t.synthesis.size + hop
     y[sources - 1] = w.line[:, first : first + hops * hop]
+    for k in range(hops):
+        for i in range(sources - 1):
+            stft.mask(w.spectrum[k], w.held[k, i], w.masked[i, k])
+            stft.add_filtered(w.spectrum[k], t.past, w.held_filters[k, i], w.masked[i, k])
+        stft.pass_on(w.spectrum[k], t.turn, t.past)
     for i in range(sources - 1):
-        for k in range(hops):
-            stft.mask(w.spectrum[k], w.held[k, i], w.masked[k])
-        rocket_fft.c2r(w.masked[:hops], w.wave[:hops], w.axis, False, 1.0 / n_fft, 1)
+        rocket_fft.c2r(w.masked[i, :hops], w.wave[:hops], w.axis, False, 1.0 / n_fft, 1)
         for k in range(hops):
             stft.overlap_add(t, i, w.wave[k], y[:, :, k * hop : (k + 1) * hop])
     for c in range(channels):
@@ -150,11 +157,13 @@ class Frames:
     def __init__(self, separator: Separator, together: bool | None = None) -> None:
         self.separator = separator
         self.samples = FRAMES * separator.geometry.hop_length  # of a call, at most
-        self._work = _make_work(separator)
-        network, w = separator.network, self._work
+        network, contract = separator.network, separator.model.contract
+        shapes = contract.shapes(frames=FRAMES)
+        seen, given = (np.zeros(shapes[name][1:], np.float32) for name in (contract.sees, contract.gives))
+        self._work = _make_work(separator, seen, given)
         if together is None:
-            together = network.provider == "cpu" and frames_are_independent(network, *w.mask.shape[1:])
-        self._many = network.many(w.mag, w.mask) if together else None
+            together = network.provider == "cpu" and frames_are_independent(network, contract)
+        self._many = network.many(seen, given) if together else None
 
     def process(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Separate whole hops.
@@ -188,17 +197,20 @@ class Frames:
         else:
             for k in range(hops):
                 s.mag[:] = w.mag[k]
+                s.directions[:] = w.directions[k]
                 w.stepped[k] = network.step()
                 w.mask[k] = s.mask
+                w.filters[k] = s.filters
                 if not keep(s, w, k):
                     network.reset()
 
 
-def frames_are_independent(network: ort.Network, sources: int, n_bins: int) -> bool:
+def frames_are_independent(network: ort.Network, contract: Contract) -> bool:
     """Whether frames in one call get the masks that they get one by one, to `TOLERANCE`; asked by trying, on noise."""
+    seen, given = (contract.shapes()[name][2:] for name in (contract.sees, contract.gives))
     random = np.random.default_rng(0)
-    mag = (random.random((FRAMES, n_bins)) ** 4 * 10.0 ** random.uniform(-4, 0, (FRAMES, 1))).astype(np.float32)
-    together, single = np.empty((2, FRAMES, sources, n_bins), np.float32)
+    mag = (random.random((FRAMES, *seen)) ** 4 * 10.0 ** random.uniform(-4, 0, (FRAMES, 1))).astype(np.float32)
+    together, single = np.empty((2, FRAMES, *given), np.float32)
     good = network.many(mag, together, apart=True)(FRAMES)
     frame, mask = mag[:1].copy(), single[:1].copy()
     step = network.many(frame, mask, apart=True)
@@ -209,17 +221,22 @@ def frames_are_independent(network: ort.Network, sources: int, n_bins: int) -> b
     return good and float(np.abs(together - single).max()) <= TOLERANCE
 
 
-def _make_work(separator: Separator) -> Work:
-    geometry, channels, contract = separator.geometry, separator.channels, separator.model.contract
+def _make_work(separator: Separator, seen: NDArray[np.float32], given: NDArray[np.float32]) -> Work:
+    geometry, channels, transform = separator.geometry, separator.channels, separator.state.transform
     sources, n_fft, n_bins = len(separator.sources), geometry.n_fft, geometry.n_bins
+    mag, directions, mask, filters = engine.parts(separator.model.contract, seen, given)
     return Work(
         line=np.zeros((channels, n_fft + FRAMES * geometry.hop_length), np.float32),
         wave=np.zeros((FRAMES, channels, n_fft), np.float32),
         spectrum=np.zeros((FRAMES, channels, n_bins), np.complex64),
-        masked=np.zeros((FRAMES, channels, n_bins), np.complex64),
-        mag=np.zeros((FRAMES, contract.n_bins), np.float32),
-        mask=np.zeros((FRAMES, sources, contract.n_bins), np.float32),
+        masked=np.zeros((sources - 1, FRAMES, channels, n_bins), np.complex64),
+        last=np.zeros_like(transform.past[:1]),
+        mag=mag,
+        directions=directions,
+        mask=mask,
+        filters=filters,
         held=np.zeros((FRAMES, sources, n_bins), np.float32),
+        held_filters=engine.filters_like(filters),
         stepped=np.zeros(FRAMES, np.int64),
         axis=np.full(1, 2, np.int64),
     )

@@ -7,6 +7,15 @@ Graph (float32 at its edges, axes `streams` and `frames` dynamic):
     outputs   mask  (streams, frames, sources, n_bins)   in [0, 1], summing to 1 over the sources
               h_out, c_out  like h, c
 
+A model with `filters` sees how phase goes on as well, and gives complex filters beside the masks (train/deepfilter.py has the
+maths):
+
+    inputs    mag_phase (streams, frames, n_bins + 4 seen)   mag, then of the first `seen` bins of the mono downmix, level-free,
+              real and imaginary parts of X(t, k) X*(t - 1, k), the frame before turned by exp(2 pi i k hop / n_fft), and of
+              X(t, k) X*(t, k - 1) (`stft.directions`)
+    outputs   filter    (streams, frames, sources n_bins + groups (sources - 1) taps (2 near + 1) 2 group)   the masks, then of
+              each group of bins, from the lowest on, of each source but the last, by tap and neighbour, real and imaginary part
+
 `metadata_props["streamsep"]` holds the `Contract` as JSON: all that is needed to run the file and to trust it. A file is
 loaded strictly or not at all. This module knows nothing of devices, rates other than the model's own, or of training.
 """
@@ -24,13 +33,38 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import StreamsepError
 
 METADATA_KEY = "streamsep"
-INPUTS = ("mag", "h", "c")
-OUTPUTS = ("mask", "h_out", "c_out")
 MODELS = Path(__file__).with_name("models")
 
 
 class ModelError(StreamsepError):
     """A model file is missing, damaged, foreign, or contradicts its own contract."""
+
+
+class Filters(BaseModel):
+    """The filters that a model gives beside its masks; see the module's text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    taps: int = Field(gt=0, description="frames that are combined: the newest and those before it")
+    near: int = Field(ge=0, description="bins on either side that are, too")
+    group: int = Field(gt=0, description="neighbouring bins whose filters lie together")
+    groups: int = Field(gt=0, description="of them, from the lowest bin on")
+    seen: int = Field(gt=0, description="bins whose phase the network sees")
+
+    @property
+    def bins(self) -> int:
+        """Bins that are combined into one."""
+        return 2 * self.near + 1
+
+    @property
+    def reach(self) -> int:
+        """Bins that have filters."""
+        return self.group * self.groups
+
+    @property
+    def kept(self) -> int:
+        """Bins whose past is needed."""
+        return max(self.reach + self.near, self.seen)
 
 
 class Contract(BaseModel):
@@ -52,6 +86,7 @@ class Contract(BaseModel):
     layers: int = Field(gt=0)
     hidden: int = Field(gt=0)
     mag_scale: Literal["2/sum(window)"] = "2/sum(window)"
+    filters: Filters | None = None
     precision: Literal["fp32", "fp16", "int8"]
     licence: str
     training: dict[str, Any] = Field(description="data, commit, configuration, steps: where the weights come from")
@@ -68,6 +103,8 @@ class Contract(BaseModel):
             )
         if len(set(self.sources)) != len(self.sources) or not all(s.isidentifier() for s in self.sources):
             raise ValueError(f"sources={self.sources} must be distinct names made of letters, digits and _")
+        if self.filters and self.filters.kept > self.n_bins:
+            raise ValueError(f"filters reach bin {self.filters.kept}: expected at most n_bins={self.n_bins}")
         return self
 
     @property
@@ -79,21 +116,43 @@ class Contract(BaseModel):
     def network(self) -> str:
         """What it is, in a few words."""
         config = self.training.get("config", {})
-        units = config["hidden"] if config.get("network") == "bands" else self.hidden  # of each band
+        of_parts = self.filters or config.get("network") == "bands"
+        units = config["hidden"] if of_parts else self.hidden  # of a layer, of each band
+        if self.filters:
+            return f"{self.layers} x {units} LSTM, filters"
         bands = f" x {self.hidden // units} bands" if units != self.hidden else ""
         return f"{self.layers} x {units} LSTM{bands}"
 
+    @property
+    def sees(self) -> str:
+        """The graph's input beside the state."""
+        return "mag_phase" if self.filters else "mag"
+
+    @property
+    def gives(self) -> str:
+        """The graph's output beside the state."""
+        return "filter" if self.filters else "mask"
+
+    @property
+    def inputs(self) -> tuple[str, str, str]:
+        """Names of the graph's inputs, in order."""
+        return (self.sees, "h", "c")
+
+    @property
+    def outputs(self) -> tuple[str, str, str]:
+        """Names of the graph's outputs, in order."""
+        return (self.gives, "h_out", "c_out")
+
     def shapes(self, streams: int = 1, frames: int = 1) -> dict[str, tuple[int, ...]]:
         """Tensor shapes by name for `streams` streams and `frames` frames a call."""
-        state = (self.layers, streams, self.hidden)
-        return {
-            "mag": (streams, frames, self.n_bins),
-            "h": state,
-            "c": state,
-            "mask": (streams, frames, len(self.sources), self.n_bins),
-            "h_out": state,
-            "c_out": state,
-        }
+        state, sources = (self.layers, streams, self.hidden), len(self.sources)
+        seen: tuple[int, ...] = (self.n_bins,)
+        given: tuple[int, ...] = (sources, self.n_bins)
+        if f := self.filters:
+            seen = (self.n_bins + 4 * f.seen,)
+            given = (sources * self.n_bins + (sources - 1) * f.taps * f.bins * 2 * f.reach,)
+        tensors = (streams, frames, *seen), state, state, (streams, frames, *given), state, state
+        return dict(zip(self.inputs + self.outputs, tensors, strict=True))
 
 
 @dataclass(frozen=True)
@@ -157,7 +216,7 @@ def _check(path: Path) -> Contract:
         where = ".".join(map(str, first["loc"])) or "contract"
         raise ModelError(f"model file {str(path)!r} has a bad contract: {where}: {first['msg']}; export it again") from error
     expected = contract.shapes()
-    for names, tensors in ((INPUTS, session.get_inputs()), (OUTPUTS, session.get_outputs())):
+    for names, tensors in ((contract.inputs, session.get_inputs()), (contract.outputs, session.get_outputs())):
         if tuple(t.name for t in tensors) != names:
             raise ModelError(f"model file {str(path)!r} has tensors {[t.name for t in tensors]}: expected {list(names)}")
         for tensor in tensors:

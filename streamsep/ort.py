@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from . import NoGpuError, cuda, cudagraph, native
 from .cuda import Crossing, Device, Runtime
-from .model import OUTPUTS, Model
+from .model import Model
 from .ortapi import OrtError, reason
 from .ortsession import CONFIG, Session, run
 
@@ -37,7 +37,8 @@ Made = TypeVar("Made")
 class Network(Protocol):
     """One hop of the network: fill `mag`, call `step()`, read `mask`.
 
-    mag, mask : float32 [shape=(streams, 1, n_bins)], [shape=(streams, 1, sources, n_bins)]
+    mag, mask : float32 [shape=(streams, 1, n_bins)], [shape=(streams, 1, sources, n_bins)]; of a model with filters its
+        `spectrum` and `filter`, as `model` says
     """
 
     provider: str
@@ -50,7 +51,8 @@ class Network(Protocol):
     def many(self, mag: NDArray[np.float32], mask: NDArray[np.float32], apart: bool = False) -> Callable[[int], bool]:
         """Hops of one stream in one call, on the CPU: the function takes their number and returns what `step` does.
 
-        mag, mask : float32 [shape=(frames, n_bins)], [shape=(frames, sources, n_bins)], of which it uses the first ones
+        mag, mask : float32 [shape=(frames, n_bins)], [shape=(frames, sources, n_bins)], of which it uses the first ones;
+            or as wide as the model's are
         apart : from a zero state of its own; the stream's stays
         """
 
@@ -84,9 +86,10 @@ class SessionNetwork:
         for key, value in CONFIG.items():
             options.add_session_config_entry(key, value)
         self._session = onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
+        self._contract = model.contract
         shapes = model.contract.shapes(streams)
-        self.mag = np.zeros(shapes["mag"], np.float32)
-        self.mask = np.zeros(shapes["mask"], np.float32)
+        self.mag = np.zeros(shapes[model.contract.sees], np.float32)
+        self.mask = np.zeros(shapes[model.contract.gives], np.float32)
         self._zero = np.zeros(shapes["h"], np.float32)
         self.reset()
 
@@ -111,7 +114,8 @@ class SessionNetwork:
 
     def _run(self, mag: NDArray[np.float32], mask: NDArray[np.float32]) -> bool:
         try:
-            masks, self.h, self.c = self._session.run(OUTPUTS, {"mag": mag, "h": self.h, "c": self.c})
+            seen = dict(zip(self._contract.inputs, (mag, self.h, self.c), strict=True))
+            masks, self.h, self.c = self._session.run(self._contract.outputs, seen)
         except Exception as error:  # the runtime's exceptions share no base class of their own
             self.error = self.error or str(error)
             return False
@@ -210,14 +214,15 @@ class NativeNetwork:
 
     def __init__(self, model: Model, streams: int = 1, provider: str = "cpu", device: Device | None = None) -> None:
         self.provider = provider
-        self._session = session = Session(model.path, provider, device)
+        self._session = session = Session(model, provider, device)
         self._keep: list[NDArray[np.float32]] = []
         shapes = model.contract.shapes(streams)
-        self.mag, mag, mag_crossing = self._twin(shapes["mag"])
-        self.mask, mask, mask_crossing = self._twin(shapes["mask"])
+        seen, given = shapes[model.contract.sees], shapes[model.contract.gives]
+        self.mag, mag, mag_crossing = self._twin(seen)
+        self.mask, mask, mask_crossing = self._twin(given)
         self._shape = shapes["h"]
         self._states = [self._tensor(self._shape)] * 2, *self._two_states()
-        dry = [[self._tensor(shapes["mag"]), *self._states[0]], [self._tensor(shapes["mask"]), *self._two_states()[0]]]
+        dry = [[self._tensor(seen), *self._states[0]], [self._tensor(given), *self._two_states()[0]]]
         self._plain = session.options() if session.device else 0
         self._numbered = [session.options(1 + turn) for turn in range(len(_TURNS))] if session.graphs else []
         self.compiled = Step(

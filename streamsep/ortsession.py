@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import cuda, native, ortapi
 from .cuda import Device
 from .hugepages import huge_pages
-from .model import INPUTS, OUTPUTS
+from .model import Model
 from .ortapi import Api, OrtError
 
 # Silence decays through the LSTM into denormal numbers, which cost a CPU a hundred times more. ONNX Runtime takes this from
@@ -31,7 +31,7 @@ def run(s, options, inputs, outputs):  # type: ignore[no-untyped-def]
     """Run the network of `s`, which has the fields of `Session.call`; whether it went well.
 
     options : an OrtRunOptions pointer, 0 for none
-    inputs, outputs : int64 [shape=(3,)], OrtValue pointers in the order of `model.INPUTS` and `model.OUTPUTS`
+    inputs, outputs : int64 [shape=(3,)], OrtValue pointers in the order of `Contract.inputs` and `Contract.outputs`
     """
     status = native.ort_run(
         s.run, s.session, options, s.names_in, inputs.ctypes.data, inputs.size, s.names_out, outputs.size, outputs.ctypes.data
@@ -61,7 +61,7 @@ def why_no_cuda() -> str | None:
 
 
 class Session:
-    """One session of the model at `path`.
+    """One session of `model`.
 
     Parameters
     ----------
@@ -81,16 +81,17 @@ class Session:
         no C library, or no session for this model and provider.
     """
 
-    def __init__(self, path: Path, provider: str, device: Device | None = None) -> None:
+    def __init__(self, model: Model, provider: str, device: Device | None = None) -> None:
         self.api = api = Api.get()
         self.provider = provider
         self.notes: list[str] = []
         self.device = device or (Device() if provider == "cuda" else None)
         self._handles: list[tuple[int, C.c_void_p]] = []  # (release function, handle), in order of making
         self._failure = np.zeros(1, np.int64)
-        self._names = [(C.c_char_p * 3)(*[n.encode() for n in names]) for names in (INPUTS, OUTPUTS)]
+        contract = model.contract
+        self._names = [(C.c_char_p * 3)(*[n.encode() for n in names]) for names in (contract.inputs, contract.outputs)]
         with huge_pages():  # the weights, packed for the kernels
-            self._session = self._open(path)
+            self._session = self._open(model.path)
         self._cpu = self.own(ortapi.RELEASE_MEMORY_INFO, api.make(ortapi.CREATE_CPU_MEMORY_INFO, C.c_int(0), C.c_int(0)))
         if self.device:
             place = (C.c_char_p(self.device.memory_name), C.c_int(ortapi.DEVICE_ALLOCATOR), C.c_int(0), C.c_int(0))

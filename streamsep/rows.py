@@ -46,12 +46,12 @@ class Rows(NamedTuple):
     failure: NDArray[np.int64]
     most: int  # rows of one call
     values: NDArray[np.int64]  # [shape=(most, 2, 3)]: OrtValue pointers: rows - 1, inputs or outputs, tensor
-    mag: NDArray[np.float32]  # [shape=(streams, n_bins)]: each stream's own
-    mask: NDArray[np.float32]  # [shape=(streams, sources, n_bins)]: each stream's own
+    mag: NDArray[np.float32]  # [shape=(streams, n_bins)]: each stream's own; with filters, a `spectrum`
+    mask: NDArray[np.float32]  # [shape=(streams, sources, n_bins)]: each stream's own; with filters, a `filter`
     state: NDArray[np.float32]  # [shape=(streams, 2, layers, hidden)]: each stream's h and c
     fresh: NDArray[np.int64]  # [shape=(streams,)]: 1 where the next step begins with a zero state
-    rows_mag: NDArray[np.float32]  # [shape=(most, n_bins)]: the call's, the first rows of it
-    rows_mask: NDArray[np.float32]  # [shape=(most, sources, n_bins)]
+    rows_mag: NDArray[np.float32]  # like mag, [shape=(most, ...)]: the call's, the first rows of it
+    rows_mask: NDArray[np.float32]  # like mask, [shape=(most, ...)]
     rows_state: NDArray[np.float32]  # [shape=(4, layers * most * hidden)]: h, c, h_out, c_out; each (layers, rows, hidden)
 
 
@@ -117,7 +117,7 @@ class RowsNetwork:
     notes: Sequence[str] = ()
 
     def __init__(self, model: Model, streams: int, together: bool | None = None) -> None:
-        self._session = Session(model.path, self.provider)
+        self._session = Session(model, self.provider)
         self._model, self._streams = model, streams
         self.compiled = self._make(streams)
         if together is None:
@@ -127,23 +127,24 @@ class RowsNetwork:
 
     def _make(self, most: int) -> Rows:
         contract, session, streams = self._model.contract, self._session, self._streams
-        layers, hidden, sources, bins = contract.layers, contract.hidden, len(contract.sources), contract.n_bins
-        mag, mask = np.zeros((most, bins), np.float32), np.zeros((most, sources, bins), np.float32)
+        layers, hidden, shapes = contract.layers, contract.hidden, contract.shapes()
+        seen, given = shapes[contract.sees][2:], shapes[contract.gives][2:]
+        mag, mask = np.zeros((most, *seen), np.float32), np.zeros((most, *given), np.float32)
         state = np.zeros((4, layers * most * hidden), np.float32)
         values = np.empty((most, 2, 3), np.int64)
         for rows in range(1, most + 1):
             shapes = contract.shapes(rows)
             h, c, h_out, c_out = (session.tensor(part, shapes["h"]) for part in state)
             values[rows - 1] = [
-                [session.tensor(mag, shapes["mag"]), h, c],
-                [session.tensor(mask, shapes["mask"]), h_out, c_out],
+                [session.tensor(mag, shapes[contract.sees]), h, c],
+                [session.tensor(mask, shapes[contract.gives]), h_out, c_out],
             ]
         return Rows(
             **session.call(),  # type: ignore[arg-type]
             most=most,
             values=values,
-            mag=np.zeros((streams, bins), np.float32),
-            mask=np.zeros((streams, sources, bins), np.float32),
+            mag=np.zeros((streams, *seen), np.float32),
+            mask=np.zeros((streams, *given), np.float32),
             state=np.zeros((streams, 2, layers, hidden), np.float32),
             fresh=np.ones(streams, np.int64),
             rows_mag=mag,

@@ -22,8 +22,9 @@ import rocket_fft
 from numba import njit
 from numpy.typing import NDArray
 
-from .model import Contract
+from .model import Contract, Filters
 
+DIRECTION_FLOOR = 1e-18  # of a product of two bins: below it there is no direction
 RATES = (8_000, 192_000)
 
 
@@ -101,6 +102,9 @@ class Transform(NamedTuple):
 
     history : float32 [shape=(channels, n_fft)]               the newest n_fft samples of the input: state
     overlap : float32 [shape=(sources - 1, channels, synthesis_length)]  the unfinished end of the output: state
+    past : complex64 [shape=(frames, channels, bins)]         spectra of the frames before, newest first, each turned to the
+                                                              phase of the frame at hand, as far as filters need them: state
+    turn : complex64 [shape=(bins,)]                          exp(2 pi i k hop / n_fft): what bin k's middle turns in a hop
     The rest is scratch, overwritten each hop.
     """
 
@@ -108,6 +112,8 @@ class Transform(NamedTuple):
     synthesis: NDArray[np.float32]
     history: NDArray[np.float32]
     overlap: NDArray[np.float32]
+    past: NDArray[np.complex64]
+    turn: NDArray[np.complex64]
     windowed: NDArray[np.float32]  # [shape=(channels, n_fft)]
     spectrum: NDArray[np.complex64]  # [shape=(channels, n_bins)]
     masked: NDArray[np.complex64]  # [shape=(channels, n_bins)]
@@ -115,15 +121,19 @@ class Transform(NamedTuple):
     last_axis: NDArray[np.int64]  # [shape=(1,)]: the axis that rocket-fft transforms
 
 
-def make_transform(geometry: Geometry, channels: int, sources: int) -> Transform:
+def make_transform(geometry: Geometry, channels: int, sources: int, filters: Filters | None = None) -> Transform:
     """A `Transform` at zero for `channels` input channels and `sources` outputs."""
     n_fft, length = geometry.n_fft, geometry.synthesis_length
+    frames_kept = max(filters.taps - 1, 1) if filters else 0
+    kept = min(filters.kept, geometry.n_bins) if filters else 0
     frames = [np.zeros((channels, n_fft), np.float32) for _ in range(3)]
     spectra = [np.zeros((channels, geometry.n_bins), np.complex64) for _ in range(2)]
     return Transform(
         *window_pair(n_fft, length, geometry.hop_length),
         history=frames[0],
         overlap=np.zeros((sources - 1, channels, length), np.float32),
+        past=np.zeros((frames_kept, channels, kept), np.complex64),
+        turn=np.exp(2j * np.pi * geometry.hop_length / n_fft * np.arange(kept)).astype(np.complex64),
         windowed=frames[1],
         spectrum=spectra[0],
         masked=spectra[1],
@@ -148,27 +158,60 @@ def analyse(t, x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def downmix_magnitude(t, scale, mag):  # type: ignore[no-untyped-def]
-    """|mean of the channels' spectra| * scale, into `mag` `[shape=(n_bins_of_the_network,)]`.
+def downmix_magnitude(spectrum, scale, mag):  # type: ignore[no-untyped-def]
+    """|mean over the channels of `spectrum` `[shape=(channels, n_bins)]`| * scale, into `mag`, of the network's bins.
 
     The transform is linear: this is the spectrum of the mono downmix. Bins above the device's Nyquist rate read zero.
     """
-    channels, n_bins = t.spectrum.shape
+    channels, n_bins = spectrum.shape
     weight = np.float32(scale / channels)
     known = min(n_bins, mag.size)
     for k in range(known):
         re = np.float32(0)
         im = np.float32(0)
         for c in range(channels):
-            re += t.spectrum[c, k].real
-            im += t.spectrum[c, k].imag
+            re += spectrum[c, k].real
+            im += spectrum[c, k].imag
         mag[k] = np.sqrt(re * re + im * im) * weight
     mag[known:] = 0
 
 
 @njit(nogil=True, cache=True)
-def synthesise(t, masks, y):  # type: ignore[no-untyped-def]
-    """Apply `masks` `[shape=(sources, n_bins)]` to `t.spectrum`; one finished hop to `y` `[shape=(sources, channels, hop)]`.
+def directions(spectrum, before, scale, out):  # type: ignore[no-untyped-def]
+    """How phase goes on in the mean over the channels of `spectrum` `[shape=(channels, n_bins)]`, times scale, into `out`
+    `[shape=(4, bins)]`: real and imaginary parts of X(k) B*(k) / |X(k) B(k)|, B the same of `before`, the frame before, turned;
+    then of X(k) X*(k - 1) / |X(k) X(k - 1)|. 0 where there is none, as above the device's Nyquist rate."""
+    channels = spectrum.shape[0]
+    weight = np.float32(scale / channels)
+    known = min(before.shape[1], out.shape[1])
+    re_below = im_below = np.float32(0)
+    for k in range(known):
+        re = im = re_before = im_before = np.float32(0)
+        for c in range(channels):
+            re += spectrum[c, k].real
+            im += spectrum[c, k].imag
+            re_before += before[c, k].real
+            im_before += before[c, k].imag
+        re, im, re_before, im_before = re * weight, im * weight, re_before * weight, im_before * weight
+        out[0, k], out[1, k] = _direction(re, im, re_before, im_before)
+        out[2, k], out[3, k] = _direction(re, im, re_below, im_below)
+        re_below, im_below = re, im
+    out[:, known:] = 0
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _direction(re, im, re_other, im_other):  # type: ignore[no-untyped-def]
+    """a b* / |a b|."""
+    re_product = re * re_other + im * im_other
+    im_product = im * re_other - re * im_other
+    size = np.float32(np.sqrt(re_product * re_product + im_product * im_product) + DIRECTION_FLOOR)
+    return re_product / size, im_product / size
+
+
+@njit(nogil=True, cache=True)
+def synthesise(t, masks, filters, y):  # type: ignore[no-untyped-def]
+    """Apply `masks` `[shape=(sources, n_bins)]` and `filters` to `t.spectrum`; one finished hop to `y` `[shape=(sources,
+    channels, hop)]`; then the frame is one of the past.
 
     The last source is what the others leave of the delayed input, so that the sources add up to it exactly and the mixture
     costs no transform of its own. (By linearity that equals masking with what the other masks leave.)
@@ -179,8 +222,10 @@ def synthesise(t, masks, y):  # type: ignore[no-untyped-def]
     y[sources - 1] = t.history[:, first : first + hop]
     for i in range(sources - 1):
         mask(t.spectrum, masks[i], t.masked)
+        add_filtered(t.spectrum, t.past, filters[i], t.masked)
         rocket_fft.c2r(t.masked, t.wave, t.last_axis, False, 1.0 / n_fft, 1)
         overlap_add(t, i, t.wave, y)
+    pass_on(t.spectrum, t.turn, t.past)
 
 
 @njit(nogil=True, cache=True)
@@ -189,6 +234,32 @@ def mask(spectrum, gains, masked):  # type: ignore[no-untyped-def]
     for c in range(spectrum.shape[0]):
         for k in range(spectrum.shape[1]):
             masked[c, k] = spectrum[c, k] * gains[k]
+
+
+@njit(nogil=True, cache=True)
+def add_filtered(spectrum, past, filters, masked):  # type: ignore[no-untyped-def]
+    """What `filters` `[shape=(taps, 2 near + 1, 2, reach)]` take from `spectrum` `[shape=(channels, n_bins)]` and from `past`,
+    added to `masked`."""
+    taps, bins, _, reach = filters.shape
+    near, top = bins // 2, min(reach, masked.shape[1])  # a slow device's band may end below the filters'
+    for tap in range(taps):
+        for c in range(spectrum.shape[0]):
+            frame = spectrum[c] if tap == 0 else past[tap - 1, c]
+            for n in range(bins):
+                w = filters[tap, n]
+                for k in range(max(0, near - n), min(top, frame.size + near - n)):
+                    masked[c, k] += np.complex64(complex(w[0, k], w[1, k])) * frame[k + n - near]
+
+
+@njit(nogil=True, cache=True)
+def pass_on(spectrum, turn, past):  # type: ignore[no-untyped-def]
+    """Let `spectrum` `[shape=(channels, n_bins)]` be the newest of `past`, and the oldest be forgotten."""
+    frames, channels, kept = past.shape
+    for j in range(frames - 1, -1, -1):
+        for c in range(channels):
+            older = past[j - 1, c] if j else spectrum[c]
+            for k in range(kept):
+                past[j, c, k] = older[k] * turn[k]
 
 
 @njit(nogil=True, cache=True)

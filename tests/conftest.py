@@ -133,3 +133,14 @@ def jack(tmp_path, monkeypatch):
     finally:
         running.end_all()
         jackd.end()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small tensors gain nothing from a second thread and lose much where the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from export import exporter, graph, int8, parity, reader
 from export.__main__ import main
 from export.exporter import export
 from streamsep import rows
+from tests.untrained import write_checkpoint
 from train import checkpoint, config
 from train.growth import grown
 from train.model import MaskLSTM
@@ -24,30 +25,6 @@ ROOT = Path(__file__).parents[1]
 MIR1K = Path(__file__).parents[2] / "shared/data/mir1k"
 
 needs_mir1k = pytest.mark.skipif(not MIR1K.is_dir(), reason=f"{MIR1K} is missing: it is not part of the repository")
-
-
-def write_checkpoint(path: Path, settings: config.Config) -> Path:
-    """A checkpoint as `train` leaves it, of a network with random weights, strong enough that its state matters."""
-    torch.manual_seed(0)
-    model = checkpoint.network(settings)
-    with torch.no_grad():
-        for module in model.modules():
-            for weight in module.parameters() if isinstance(module, torch.nn.LSTM) else ():
-                weight.mul_(1.25)
-        model.mean.uniform_(-6, -2)
-        model.std.uniform_(0.5, 2)
-    content = {
-        "config": settings.model_dump(mode="json"),
-        "data": [{"name": "nothing", "recordings": 0}],
-        "validation": [],
-        "commit": "0123456789ab",
-        "step": 7,
-        "seconds": 60.0,
-        "history": [{"nsdr_vocals": 1.234, "nsdr_accompaniment": 2.345, "loss": 0.1}],
-        "ema": model.state_dict(),
-    }
-    checkpoint.save(path, content)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +158,19 @@ def test_a_files_weights_come_back(source, tmp_path, precision, least):
     assert bool((model.mean == -3).all()) == (precision == "int8")  # where it has its own, as part of the first layer
 
 
+def test_8_bits_of_an_earlier_version_have_no_way_back(source, tmp_path):
+    """They had no constant of that name."""
+    export(source, tmp_path / "model.onnx", "int8")
+    content = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "earlier.onnx").write_bytes(content.replace(b"state_zero_step", b"state_only_step"))
+    reader.read(tmp_path / "model.onnx")
+    with pytest.raises(streamsep.model.ModelError, match="has no way back: an earlier version wrote its 8 bits"):
+        reader.read(tmp_path / "earlier.onnx")
+
+
 def test_a_file_of_bands_has_no_way_back(banded, tmp_path):
     export(banded, tmp_path / "model.onnx")
-    with pytest.raises(checkpoint.CheckpointError, match="has no way back: expected an LSTM over all bins"):
+    with pytest.raises(streamsep.model.ModelError, match="has no way back: expected an LSTM over all bins"):
         reader.read(tmp_path / "model.onnx")
 
 

@@ -43,17 +43,22 @@ def expected(model, x, rate, live):
     return np.pad(y, ((0, 0), (0, 0), (delay, 0)))
 
 
+class LateError(AssertionError):
+    """The machine held a hop up: what was heard is not comparable."""
+
+
 @pytest.mark.parametrize("block", [0, 16, 100, 128, 700, 1024, 4096])
-@REAL_TIME
+@pytest.mark.flaky(reruns=4, only_rerun=["LateError"])
 def test_live_equals_offline_shifted_by_the_latency(live, song, song_file, block):
     x, rate = song
     played, run = play(live, song_file, block)
     report = run.report()
+    if held_up := {key: report[key] for key in ("late", "lost", "missed_blocks") if report[key]}:
+        raise LateError(f"not in time: {held_up}")
     y = expected(live, x[:, : 4 * rate], rate, run)
     n = played.shape[1]
     np.testing.assert_array_equal(played[:2], y[0][:, :n])
     np.testing.assert_array_equal(played[2:], y[1][:, :n])
-    assert report["late"] == report["lost"] == report["missed_blocks"] == 0
     assert report["hops"] >= 4 * rate // 384
     assert report["latency_ms"]["total"] == pytest.approx(1e3 * run.latency.total / rate, abs=1e-3)
     assert 0 <= run.latency.buffering <= 384  # at most one hop, whatever the block

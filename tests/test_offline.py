@@ -107,7 +107,7 @@ def test_frames_share_a_call_only_where_they_do_not_touch_each_other(live, lstm,
     """Our files do not; one that takes the scale of its activations from the whole call is noticed, and goes frame by frame."""
     x = music(2, 30 * 384)
     for loaded, independent in ((live, True), (lstm, True), (coarse, False)):
-        assert frames.frames_are_independent(ort.NativeNetwork(loaded), 2, 513) == independent
+        assert frames.frames_are_independent(ort.NativeNetwork(loaded), loaded.contract) == independent
         got = np.concatenate(list(offline.aligned(Frames(Separator(loaded, 48000, 2)), [x])), axis=2)
         expected = one_go(loaded, x, 48000)[:, :, : x.shape[1]]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 if loaded is lstm else 0)

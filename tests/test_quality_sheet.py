@@ -340,3 +340,17 @@ def test_the_papers_table_refuses_what_heard_more(splitter):
     path = trained("more.onnx", splitter.path, name="songs", recordings=2)
     with pytest.raises(ValueError, match=r"more.onnx was trained on songs \(2 recordings\): expected mir1k's train.txt"):
         paper.line(path)
+
+
+def test_the_files_of_the_papers_row_are_what_its_table_says(monkeypatch):
+    """They load, heard the 175 clips alone, and stand in the table by what they are; its figures are five minutes' work."""
+    files = sorted((ROOT / "bench/papers_row").glob("*.onnx"))
+    assert [f.name for f in files] == ["16ms.onnx", "64ms.onnx"]
+    figures = {"gnsdr": 0.0, "gsir": 0.0, "gsar": 0.0}
+    ruled = {"vocals": figures, "accompaniment": figures, "clean": figures, "clips": 489}
+    monkeypatch.setattr(paper, "measure", lambda path, _: ruled)
+    table = (ROOT / "bench/RESULTS.md").read_text()
+    for file in files:
+        row = paper.line(file)
+        assert row.partition(" | 489 |")[0] in table
+    assert "mean of 4 runs" in paper.line(files[0])

@@ -54,6 +54,15 @@ def test_low_pass_empties_the_top_and_keeps_the_rest(stems):
     assert float(loss_db.max()) > 90
 
 
+def test_a_dull_voice_loses_its_top_and_the_accompaniment_does_not(stems):
+    batch = mixer(stems, dark=1, dark_hz=(500, 500), dark_slope_db=(6, 6), **PLAIN).batch(0, range(8))
+    hertz = np.linspace(0, RATE / 2, mixing.CURVE)
+    gain = 20 * np.log10(batch.curves.numpy())
+    assert np.ptp(gain[:, 1]) == 0
+    dull = -6 * np.log2(np.maximum(hertz / 500, 1))
+    np.testing.assert_allclose(gain[:, 0], np.broadcast_to(dull, gain[:, 0].shape), atol=1e-3)
+
+
 def test_silent_stems_happen(stems):
     batch = mixer(stems, silent_voice=0.5, silent_accompaniment=0.5).batch(0, range(40))
     silent = batch.stems.square().sum(-1) == 0
@@ -224,7 +233,7 @@ def test_spectral_loss_is_none_for_the_truth_and_one_for_a_voice_in_silence():
         sources = torch.stack([torch.zeros_like(x), x], 1) * scale
         mixture = transform.analyse(sources.sum(1))
         voice = torch.tensor([[1.0], [0.0]]).expand(1, mixture.shape[1], 2, mixture.shape[2])
-        right, wrong = loss.spectral(1 - voice, mixture, sources, transform), loss.spectral(voice, mixture, sources, transform)
+        right, wrong = (loss.spectral(masked(m, mixture), sources, transform) for m in (1 - voice, voice))
         assert float(right) == pytest.approx(0, abs=1e-4)
         assert float(wrong) == pytest.approx(1, abs=1e-3)  # all of the mixture where nothing is, nothing where all is
 
@@ -243,15 +252,19 @@ def test_spectral_loss_hears_a_burst_that_sdr_forgives():
     early[:, : mask.shape[1] // 2] = 0.5
 
     def rise(kind, worse):
-        return float(kind(worse, mixture, sources, transform) - kind(mask, mixture, sources, transform))
+        return float(kind(masked(worse, mixture), sources, transform) - kind(masked(mask, mixture), sources, transform))
 
     shares = {kind: rise(kind, late) / rise(kind, early) for kind in (loss.spectral, energy)}
     assert shares[loss.spectral] > 3 * shares[energy]
 
 
-def energy(mask, mixture, sources, transform):
+def masked(mask, mixture):
+    return mask.transpose(1, 2) * mixture.unsqueeze(1)
+
+
+def energy(estimates, sources, transform):
     """Squared error in time, which is what SDR looks at."""
-    estimate = transform.synthesise(mask.transpose(1, 2) * mixture.unsqueeze(1))
+    estimate = transform.synthesise(estimates)
     return (estimate - sources[..., : estimate.shape[-1]]).square().sum()
 
 

@@ -27,9 +27,12 @@ QUICK = ["--set", "steps_per_epoch=4", "--set", "hidden=8", "--set", "layers=2",
 def test_every_stage_of_a_recipe_is_a_configuration_of_its_network(name):
     made = recipe.load(name)
     stages = [config.load(made.configuration(stage.name)) for stage in made.stages]
-    shape = ("sample_rate", "n_fft", "network", "layers")  # of the weights; windows and hop may change, and units may be added
+    shape = ("sample_rate", "n_fft", "layers")  # of the weights; windows and hop may change, and units may be added
     assert {tuple(getattr(s, key) for key in shape) for s in stages} == {tuple(getattr(stages[0], key) for key in shape)}
     for stage in made.stages:
+        # An lstm may get filters, and never loses them.
+        networks = {name: config.load(made.configuration(name)).network for name in made.behind(stage.name)}
+        assert networks[stage.name] == "filter" or set(networks.values()) == {"lstm"}, stage.name
         units = {name: config.load(made.configuration(name)).hidden for name in made.behind(stage.name)}
         assert max(units.values()) == units[stage.name], stage.name
     assert stages[-1].name == name
@@ -41,8 +44,10 @@ def test_what_ships_is_what_its_recipe_makes(name):
     shipped = streamsep.model.load(name).contract
     by = recipe.load(name)
     made = config.load(by.configuration(by.stages[-1].name))
-    for key in ("name", "sample_rate", "n_fft", "synthesis_length", "hop_length", "layers", "hidden"):
+    for key in ("name", "sample_rate", "n_fft", "synthesis_length", "hop_length", "layers"):
         assert getattr(shipped, key) == getattr(made, key), key
+    for key in ("network", "hidden", "filter"):
+        assert shipped.training["config"].get(key) == made.model_dump(mode="json")[key], key
 
 
 def test_latencies_are_those_of_the_names():
@@ -112,6 +117,27 @@ def test_a_recipe_branches_and_ends_in_a_mean(kitchen, tmp_path):
     assert (folder / "4-both" / "last.pt").stat().st_mtime_ns == before
 
 
+def test_a_stage_takes_its_filters_from_another(kitchen, tmp_path):
+    filters = "".join(f"filter.{line}\n" for line in ("groups=2", "width=6", "taps=1"))
+    (tmp_path / "second.toml").write_text(f'extends = "first.toml"\nnetwork = "filter"\nfrozen = true\n{filters}')
+    (tmp_path / "same.toml").write_text('extends = "first.toml"\nseed = 5\n')
+    (tmp_path / "third.toml").write_text('extends = "second.toml"\nlearning_rate = 1e-30\nweight_decay = 0.0\n')
+    (tmp_path / "soup.toml").write_text(
+        'stages = ["first.toml", "second.toml", { config = "same.toml", after = "first" },\n'
+        '{ config = "third.toml", filters = "second" }]\nheld_out = "second"\n'
+    )
+    assert recipe.load(str(tmp_path / "soup.toml")).behind("third") == {"first", "second", "same", "third"}
+    process = command(*kitchen, launcher=("train.recipe",))
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    folder = tmp_path / "out"
+    second, same, third = (checkpoint.load(folder / n / "last.pt") for n in ("2-second", "3-same", "4-third"))
+    torch.testing.assert_close(third["ema"]["say.weight"], second["ema"]["say.weight"])
+    torch.testing.assert_close(third["ema"]["full.heads.weight"], same["ema"]["heads.weight"])
+    assert third["heard"] == 3 * 4
+    assert "| 4 | 4 |" in (folder / "soup.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
@@ -119,7 +145,10 @@ def test_a_recipe_branches_and_ends_in_a_mean(kitchen, tmp_path):
         ('["tiny", { config = "live", after = "paper" }]', "stage 'live': 'paper' is no earlier stage; before it: tiny"),
         ('["tiny", { name = "m", mean = { tiny = 0.5, live = 0.5 } }]', "stage 'm': 'live' is no earlier stage"),
         ('["tiny", { name = "m", mean = { tiny = 0.5 } }]', "stage 'm': the shares of its mean are 0.5 in all: expected 1"),
-        ('["tiny", { name = "m", after = "tiny" }]', r"stage 'm': expected config \(and after\), or mean \(and bias\)"),
+        (
+            '["tiny", { name = "m", after = "tiny" }]',
+            r"stage 'm': expected config \(and after, filters\), or mean \(and bias\)",
+        ),
         ('["tiny", { mean = { tiny = 1.0 } }]', "name\n  Field required"),
     ],
 )
@@ -247,10 +276,18 @@ def test_a_card_says_what_the_file_says_and_keeps_what_people_wrote(tmp_path):
 
 
 def test_a_card_tells_a_mean_from_a_run():
-    contract = streamsep.model.load("studio").contract  # a run, no mean
+    contract = streamsep.model.load("studio").contract  # a run
     root = {"steps": 5, "minutes": 1.0, "commit": "root", "data": [], "init": None}
     first, second = ({"steps": n, "minutes": 2.0, "commit": str(n), "data": [], "init": root} for n in (6, 7))
-    made = {"steps": 0, "minutes": 0.0, "commit": "end", "data": [], "init": first, "mean": [{"share": 0.3} | second]}
+    made = {
+        "steps": 0,
+        "minutes": 0.0,
+        "commit": "end",
+        "data": [],
+        "init": first,
+        "mean": [{"share": 0.3} | second],
+        "filters": None,
+    }
     lines = card.runs(contract.model_copy(update={"training": contract.training | made})).splitlines()
     assert [line.split(" |")[1].strip() for line in lines[2:6]] == ["5", "6", "7", "mean of weights: 70 % of 2, 30 % of 3"]
 

@@ -35,6 +35,7 @@ USAGE, FAILURE = 2, 1
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget by the clock, instead of epochs.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last.pt.")
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint or .onnx whose weights to begin with.")
+@click.option("--filters", type=click.Path(path_type=Path), help="Checkpoint or .onnx whose filters to begin with.")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Another value for a key of CONFIG. Repeatable.")
 @click.option(
     "--cache", "kept", type=click.Path(path_type=Path), help="Where decoded recordings are kept.  [default: ~/.cache]"
@@ -53,6 +54,7 @@ def main(
     minutes: float | None,
     resume: bool,
     init: Path | None,
+    filters: Path | None,
     changes: tuple[str, ...],
     kept: Path | None,
     no_cache: bool,
@@ -64,6 +66,8 @@ def main(
 
     With several processes: torchrun --nproc-per-node N -m train CONFIG ...
     """
+    if filters and not init:
+        _fail("--filters goes with --init: whose masks they are for", USAGE)
     try:
         settings = config.load(name, changes)
         if epochs is not None:
@@ -84,7 +88,7 @@ def main(
             elif (out / "last.pt").exists():
                 _fail(f"{str(out)!r} holds a run already: go on with --resume, or give another --out", USAGE)
             elif init:
-                trainer.begin_with(checkpoint.first_weights(init))
+                trainer.begin_with(checkpoint.first_weights(init), checkpoint.first_weights(filters) if filters else None)
             _train(trainer, out)
     except config.ConfigError as error:
         _fail(error, USAGE)

@@ -20,7 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .model import HEADS_BIAS, MaskNetwork, State, open_forget_gates
+from .model import HEADS_BIAS, MagnitudeNetwork, State, open_forget_gates
 
 WIDTHS = ((1_000.0, 125.0), (3_000.0, 250.0), (5_000.0, 500.0), (float("inf"), 1_000.0))  # Hz: up to there, so wide
 VECTOR = 16  # float32 in the widest register: bands are padded to whole ones (see `export.bands`)
@@ -58,7 +58,7 @@ class Block(nn.Module):
         return z + mixed.transpose(-1, -2), (h.view(streams, -1), c.view(streams, -1))
 
 
-class BandLSTM(MaskNetwork):
+class BandLSTM(MagnitudeNetwork):
     """See the module's text. `bin_hz`: from one bin to the next."""
 
     index: Tensor

@@ -48,8 +48,8 @@ def facts(model: Model) -> str:
         "file": f"`{c.name}.onnx`, {c.precision}, {model.size / 2**20:.1f} MiB",
         "latency": f"{c.latency_ms:g} ms, algorithmic; causal, no look-ahead",
         "network": network(c),
-        "input": f"magnitude of the mono downmix, {c.sample_rate / 1000:g} kHz bins, window {c.n_fft * ms:g} ms, "
-        f"synthesis {c.synthesis_length * ms:g} ms, hop {c.hop_length * ms:g} ms",
+        "input": f"{'spectrum' if c.filters else 'magnitude'} of the mono downmix, {c.sample_rate / 1000:g} kHz bins, "
+        f"window {c.n_fft * ms:g} ms, synthesis {c.synthesis_length * ms:g} ms, hop {c.hop_length * ms:g} ms",
         "sources": ", ".join(c.sources),
         "licence": c.licence,
     }
@@ -65,7 +65,13 @@ def network(c: Contract) -> str:
             f"{c.layers} blocks over {c.hidden // units} bands: an LSTM of {units} units along time, the same for each "
             "band, then two layers across the bands; ReLU heads of each band, masking layer"
         )
-    return f"{c.layers} LSTM layers of {c.hidden} units, one dense ReLU head a source, masking layer"
+    full = f"{config.get('hidden', c.hidden)} units, one dense ReLU head a source, masking layer"
+    if c.filters:
+        f, of = c.filters, config["filter"]
+        top = f"{1e-3 * f.reach * c.sample_rate / c.n_fft:.1f} kHz"
+        full += f"; below {top} complex filters over {f.taps} frames and {f.bins} bins, "
+        full += f"by one LSTM of {of['width']} units for every {of['group']} bins"
+    return f"{c.layers} LSTM layers of {full}"
 
 
 def runs(contract: Contract) -> str:

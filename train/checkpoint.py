@@ -15,6 +15,7 @@ import torch
 
 from .bands import BandLSTM
 from .config import Config, ConfigError, validate
+from .deepfilter import DeepFilter
 from .model import MaskLSTM, MaskNetwork
 
 FORMAT = 1
@@ -83,6 +84,8 @@ def config_of(content: dict[str, Any]) -> Config:
 
 def network(config: Config) -> MaskNetwork:
     """An untrained network of the configuration's shape."""
+    if config.network == "filter":
+        return DeepFilter(config)
     size = config.hidden, config.layers, len(config.sources), config.dropout
     if config.network == "bands":
         return BandLSTM(config.n_bins, config.bin_hz, config.width, *size)

@@ -57,6 +57,9 @@ class Augment(Strict):
     )
     stem_eq_db: float = Field(default=4.0, ge=0, description="deviation of each stem's random equaliser")
     mix_eq_db: float = Field(default=4.0, ge=0, description="deviation of the equaliser common to all stems")
+    dark: float = Field(default=0.0, ge=0, le=1, description="probability that the voice, and nothing else, lacks its top")
+    dark_hz: Range = (400.0, 1600.0)
+    dark_slope_db: Range = Field(default=(3.0, 15.0), description="dB an octave")
     low_pass: float = Field(default=0.4, ge=0, le=1, description="probability that the band's top is missing")
     low_pass_hz: Range = (3500.0, 8000.0)
     band_slope_db: Range = Field(default=(12.0, 400.0), description="dB an octave: a gentle roll-off to a codec's wall")
@@ -76,6 +79,38 @@ class Augment(Strict):
     silent_accompaniment: float = Field(default=0.02, ge=0, le=1)
 
 
+class Filter(Strict):
+    """The second stage of network = "filter" (train/deepfilter.py)."""
+
+    taps: int = Field(default=3, gt=0, description="frames that are combined: the newest and those before it")
+    near: int = Field(default=1, ge=0, description="bins on either side that are, too")
+    group: int = Field(default=4, gt=0, description="neighbouring bins with an LSTM between them")
+    groups: int = Field(default=51, gt=0, description="of them, as many for each layer: filters reach up to bin group * groups")
+    context: int = Field(default=4, ge=0, description="bins that a group sees on either side of its own: those of whole groups")
+    width: int = Field(default=80, gt=0, description="units of a group's LSTM")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Filter:
+        if self.context % self.group:
+            raise ValueError(f"context={self.context} must be a multiple of group={self.group}")
+        return self
+
+    @property
+    def bins(self) -> int:
+        """Bins that are combined into one."""
+        return 2 * self.near + 1
+
+    @property
+    def reach(self) -> int:
+        """Bins that have filters."""
+        return self.group * self.groups
+
+    @property
+    def span(self) -> int:
+        """Bins that a group sees."""
+        return self.group + 2 * self.context
+
+
 class Config(Strict):
     """Everything that decides the weights, apart from the recordings themselves."""
 
@@ -88,10 +123,14 @@ class Config(Strict):
     synthesis_length: int = Field(default=256, gt=0)
     hop_length: int = Field(default=128, gt=0)
 
-    network: Literal["lstm", "bands"] = Field(default="lstm", description="every layer sees all bins, or band by band")
+    network: Literal["lstm", "bands", "filter"] = Field(
+        default="lstm", description="every layer sees all bins, or band by band; filter: an lstm, then complex filters"
+    )
     layers: int = Field(default=3, gt=0)
     hidden: int = Field(default=1000, gt=0, description="units of a layer; of bands: for each band")
     width: int = Field(default=64, gt=0, description="channels of a band")
+    filter: Filter = Filter()
+    frozen: bool = Field(default=False, description="of a filter's network: its lstm stays as it begins")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="between the LSTM layers")
 
     loss: Literal["discriminative", "sdr"] = "discriminative"
@@ -123,6 +162,17 @@ class Config(Strict):
                 f"synthesis_length={self.synthesis_length} must be an even multiple of hop_length={self.hop_length} "
                 f"and at most n_fft={self.n_fft}"
             )
+        if self.network == "filter" and self.filter.reach + self.filter.context >= self.n_bins:
+            raise ValueError(
+                f"filter.group={self.filter.group} times filter.groups={self.filter.groups}, and filter.context="
+                f"{self.filter.context}, reach beyond the {self.n_bins} bins: expected fewer groups"
+            )
+        if self.network == "filter" and self.filter.groups % self.layers:
+            raise ValueError(f"filter.groups={self.filter.groups} must be a multiple of layers={self.layers}")
+        if self.frozen and self.network != "filter":
+            raise ValueError(f"frozen=true is for network='filter', not {self.network!r}: nothing would learn")
+        if self.frozen and self.optimizer == "muon":
+            raise ValueError("frozen=true leaves optimizer='muon' no matrices: expected 'adamw'")
         if self.samples < 2 * self.n_fft:
             raise ValueError(f"seconds={self.seconds} is too short for n_fft={self.n_fft}: expected two windows at least")
         return self
@@ -174,7 +224,7 @@ def _changed(table: dict[str, Any], change: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's table over that of the file it `extends`, if any."""
+    """The file's keys over those of the file it `extends`, if any; a table within, `augment`, takes the other's place whole."""
     try:
         table = tomllib.loads(path.read_text())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What training minimises. Both losses look through the masking layer at separated sources, never at masks.
+"""What training minimises. All losses look through the masking layer at separated sources, never at masks.
 
     discriminative   ||ŷ1-s1||² - γ||ŷ1-s2||² + ||ŷ2-s2||² - γ||ŷ2-s1||²  on magnitudes (Huang et al., ISMIR 2014), divided
                      by the mixture's energy clip by clip: a loud clip counts no more than a quiet one
@@ -21,58 +21,55 @@ RESOLUTIONS = ((2048, 512), (1024, 256), (256, 64))  # window and hop: partials,
 SOFT_FLOOR = 1e-3  # -30 dB of the mixture: errors below it, and sources that are silent, stop mattering
 
 
-def discriminative(mask: Tensor, mixture: Tensor, sources: Tensor, gamma: float) -> Tensor:
+def discriminative(estimates: Tensor, mixture: Tensor, sources: Tensor, gamma: float) -> Tensor:
     """Mean squared error of the masked magnitudes, less gamma times that to the *other* sources.
 
     Parameters
     ----------
-    mask : [shape=(streams, frames, sources, n_bins)]
+    estimates, sources : complex [shape=(streams, sources, frames, n_bins)]
     mixture : complex [shape=(streams, frames, n_bins)]
-    sources : complex [shape=(streams, sources, frames, n_bins)]
     gamma : weight of the discriminative term
     """
-    estimate = mask.transpose(1, 2) * mixture.abs().unsqueeze(1)  # (streams, sources, frames, n_bins)
-    truth = sources.abs()
+    estimate, truth = estimates.abs(), sources.abs()
     n = truth.shape[1]
     # distance[b, i, j] = ||estimate_i - truth_j||², by the binomial formula: no (i, j) copies of the spectra
     e, t = estimate.flatten(2), truth.flatten(2)
     cross = e @ t.transpose(1, 2)
     distance = e.square().sum(-1).unsqueeze(2) - 2 * cross + t.square().sum(-1).unsqueeze(1)
-    weight = (1 + gamma) * torch.eye(n, device=mask.device) - gamma
+    weight = (1 + gamma) * torch.eye(n, device=truth.device) - gamma
     energy = mixture.abs().square().sum((1, 2)) + 1e-8
     return ((distance * weight).sum((1, 2)) / energy).mean()
 
 
-def negative_sdr(mask: Tensor, mixture: Tensor, sources: Tensor, transform: Transform) -> Tensor:
+def negative_sdr(estimates: Tensor, sources: Tensor, transform: Transform) -> Tensor:
     """Mean over clips and sources of 10 log10(error / source energy), dB.
 
     Parameters
     ----------
-    mask : [shape=(streams, frames, sources, n_bins)]
-    mixture : complex [shape=(streams, frames, n_bins)]
+    estimates : complex [shape=(streams, sources, frames, n_bins)], which add up to the mixture
     sources : [shape=(streams, sources, samples)], time domain
     """
-    estimate = transform.synthesise(mask[:, :, :-1].transpose(1, 2) * mixture.unsqueeze(1))
+    estimate = transform.synthesise(estimates[:, :-1])
     truth = sources[..., : estimate.shape[-1]]
     first = estimate - truth[:, :-1]
-    # Masks sum to one and the transform reconstructs, so all errors sum to zero: the last one costs no inverse transform.
+    # Estimates add up to the mixture and the transform reconstructs, so errors sum to zero: the last one costs no transform.
     error = torch.cat([first, -first.sum(1, keepdim=True)], 1).square().sum(-1)
     energy = truth.square().sum(-1)
     floor = SOFT_FLOOR * truth.sum(1).square().sum(-1, keepdim=True) + 1e-8
     return 10 * (torch.log10(error + floor) - torch.log10(energy + floor)).mean()
 
 
-def spectral(mask: Tensor, mixture: Tensor, sources: Tensor, transform: Transform) -> Tensor:
+def spectral(estimates: Tensor, sources: Tensor, transform: Transform) -> Tensor:
     """Mean over resolutions, clips and sources of sum ||ŝ| - |s|| / sum |x|, after overlap-add, x the mixture.
 
     The mixture's magnitudes divide, in place of the source's own: a silent source has none. For the same reason there is no
     logarithm. Parameters as `negative_sdr` has them.
     """
-    estimate = transform.synthesise(mask.transpose(1, 2) * mixture.unsqueeze(1))
+    estimate = transform.synthesise(estimates)
     truth = sources[..., : estimate.shape[-1]]
     values = []
     for n_fft, hop in RESOLUTIONS:
-        window = torch.hann_window(n_fft, device=mask.device)
+        window = torch.hann_window(n_fft, device=sources.device)
         e, s, x = (
             torch.stft(y.flatten(0, -2), n_fft, hop, window=window, return_complex=True).abs().unflatten(0, y.shape[:-1])
             for y in (estimate, truth, truth.sum(1, keepdim=True))

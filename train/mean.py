@@ -23,7 +23,8 @@ from torch import Tensor
 from streamsep.model import ModelError
 
 from . import checkpoint, provenance
-from .growth import bare, grown
+from .deepfilter import DeepFilter
+from .growth import FULL, bare, first_weights, parted
 from .model import MaskLSTM
 
 Content = dict[str, Any]
@@ -37,23 +38,25 @@ def mean(contents: Sequence[Content], shares: Sequence[float], bias: Mapping[str
     Raises
     ------
     CheckpointError
-        a network that is no LSTM over all bins, or not of the first one's shape, or a bias for a source that it has not.
+        a network that is no LSTM over all bins, nor one with filters on it, or not of the first one's shape, or a bias for a
+        source that it has not.
     """
     first = contents[0]
     config = checkpoint.config_of(first)
     if unknown := sorted(set(bias) - set(config.sources)):
         raise checkpoint.CheckpointError(f"bias for {unknown[0]!r}: expected one of {', '.join(config.sources)}")
     model = checkpoint.network(config)
-    if not isinstance(model, MaskLSTM):
-        raise checkpoint.CheckpointError("mean of networks over bands: expected network='lstm'")
-    if "mean" in first["ema"]:  # the features' statistics, not this module
+    if not isinstance(model, MaskLSTM | DeepFilter):
+        raise checkpoint.CheckpointError("mean of networks over bands: expected network='lstm' or 'filter'")
+    parts = [parted(content["ema"]) for content in contents]
+    if "mean" in parts[0][0]:  # the features' statistics, not this module
         model.load_state_dict(first["ema"])
-    states = [bare(content["ema"]) for content in contents]
-    shapes = [{name: value.shape for name, value in state.items()} for state in states]
-    if any(shape != shapes[0] for shape in shapes):
-        raise checkpoint.CheckpointError("mean of networks of several shapes: expected the same layers, hidden and n_fft")
-    weighted = [{name: share * value for name, value in s.items()} for share, s in zip(shares, states, strict=True)]
-    together: dict[str, Tensor] = {name: torch.stack([s[name] for s in weighted]).sum(0) for name in states[0]}
+    if isinstance(model, DeepFilter) and any(not torch.equal(own["mean"], parts[0][0]["mean"]) for own, _ in parts):
+        raise checkpoint.CheckpointError(
+            "mean of filters that see other features: expected runs that began with the same weights"
+        )
+    together = _mean([bare(own) for own, _ in parts], shares)
+    subs = _mean([subs for _, subs in parts], shares)
     together["heads.bias"].unflatten(0, (len(config.sources), -1)).add_(
         torch.tensor([bias.get(source, 0.0) for source in config.sources])[:, None]
     )
@@ -69,8 +72,18 @@ def mean(contents: Sequence[Content], shares: Sequence[float], bias: Mapping[str
         "step": 0,
         "seconds": 0.0,
         "history": [],
-        "ema": grown(together, model),
+        "ema": first_weights({FULL + name: value for name, value in together.items()} | subs if subs else together, model),
     } | ({"bias": dict(bias)} if bias else {})
+
+
+def _mean(states: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    if any(shape != shapes[0] for shape in shapes):
+        raise checkpoint.CheckpointError("mean of networks of several shapes: expected the same layers, hidden and n_fft")
+    return {
+        name: torch.stack([share * state[name] for share, state in zip(shares, states, strict=True)]).sum(0)
+        for name in states[0]
+    }
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

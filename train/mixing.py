@@ -156,6 +156,8 @@ class Mixer:
         own = a.stem_eq_db * rng.standard_normal((2, KNOTS))
         curve = np.stack([np.interp(hertz, knots, common + one) for one in own])
         octaves = np.log2(np.maximum(hertz, 1.0))
+        if a.dark and rng.random() < a.dark:
+            curve[0] -= rng.uniform(*a.dark_slope_db) * np.maximum(octaves - np.log2(rng.uniform(*a.dark_hz)), 0)
         slope = np.exp(rng.uniform(*np.log(a.band_slope_db)))
         if rng.random() < a.low_pass:
             curve -= slope * np.maximum(octaves - np.log2(rng.uniform(*a.low_pass_hz)), 0)

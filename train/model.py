@@ -28,44 +28,31 @@ State = tuple[Tensor, Tensor]
 
 
 class MaskNetwork(nn.Module):
-    """What all of them share: features, masks and the shape of the state; see the module's text for the maths."""
+    """What all of them share: the shape of the state, and what goes in and comes out around `forward`."""
 
-    mean: Tensor
-    std: Tensor
     layers: int
     state_size: int
 
     def __init__(self, n_bins: int, sources: int):
         super().__init__()
         self.n_bins, self.sources = n_bins, sources
-        self.register_buffer("mean", torch.zeros(n_bins))
-        self.register_buffer("std", torch.ones(n_bins))
 
     def initial(self, streams: int) -> State:
         """The state before the first frame: zeros, h and c each `[shape=(layers, streams, state_size)]`."""
-        shape = (self.layers, streams, self.state_size)
-        return self.mean.new_zeros(shape), self.mean.new_zeros(shape)
+        shape, like = (self.layers, streams, self.state_size), next(self.parameters())
+        return like.new_zeros(shape), like.new_zeros(shape)
 
-    def log_relative(self, mag: Tensor) -> Tensor:
-        """Level-free log magnitudes `[shape=(streams, frames, n_bins)]`, before the per-bin affine."""
-        rms = mag.square().mean(-1, keepdim=True).sqrt()
-        return torch.log(mag / (rms + RMS_FLOOR) + LOG_FLOOR)
-
-    @torch.no_grad()
     def standardise(self, mag: Tensor) -> None:
         """Set the per-bin mean and deviation from training magnitudes `[shape=(streams, frames, n_bins)]`."""
-        features = self.log_relative(mag).flatten(0, 1)
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0).clamp_min(0.1))
+        raise NotImplementedError
 
-    def features(self, mag: Tensor) -> Tensor:
-        """What the layers see of the frames, `[shape=(streams, frames, n_bins)]`."""
-        return (self.log_relative(mag) - self.mean) / self.std
+    def sees(self, mixture: Tensor, scale: float) -> Tensor:
+        """What goes into `forward` of spectra `[shape=(streams, frames, n_bins)]`, complex: magnitudes times `scale`."""
+        return mixture.abs() * scale
 
-    def heads_to_masks(self, y: Tensor) -> Tensor:
-        """Masks `[shape=(streams, frames, sources, n_bins)]` of the heads' output of that shape."""
-        y = torch.relu(y).float()
-        return (y + MASK_FLOOR) / (y.sum(-2, keepdim=True) + self.sources * MASK_FLOOR)
+    def estimates(self, output: Tensor, mixture: Tensor) -> Tensor:
+        """Spectra of the sources `[shape=(streams, sources, frames, n_bins)]`: what `forward` gave, put on the mixture's."""
+        return output.transpose(1, 2) * mixture.unsqueeze(1)
 
     def forward(self, mag: Tensor, state: State) -> tuple[Tensor, State]:
         """Masks of the frames, and the state after them.
@@ -84,7 +71,40 @@ class MaskNetwork(nn.Module):
         raise NotImplementedError
 
 
-class MaskLSTM(MaskNetwork):
+class MagnitudeNetwork(MaskNetwork):
+    """Those that see magnitudes: features and masks; see the module's text for the maths."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, n_bins: int, sources: int):
+        super().__init__(n_bins, sources)
+        self.register_buffer("mean", torch.zeros(n_bins))
+        self.register_buffer("std", torch.ones(n_bins))
+
+    def log_relative(self, mag: Tensor) -> Tensor:
+        """Level-free log magnitudes `[shape=(streams, frames, n_bins)]`, before the per-bin affine."""
+        rms = mag.square().mean(-1, keepdim=True).sqrt()
+        return torch.log(mag / (rms + RMS_FLOOR) + LOG_FLOOR)
+
+    @torch.no_grad()
+    def standardise(self, mag: Tensor) -> None:
+        """As `MaskNetwork.standardise`."""
+        features = self.log_relative(mag).flatten(0, 1)
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(features.std(0).clamp_min(0.1))
+
+    def features(self, mag: Tensor) -> Tensor:
+        """What the layers see of the frames, `[shape=(streams, frames, n_bins)]`."""
+        return (self.log_relative(mag) - self.mean) / self.std
+
+    def heads_to_masks(self, y: Tensor) -> Tensor:
+        """Masks `[shape=(streams, frames, sources, n_bins)]` of the heads' output of that shape."""
+        y = torch.relu(y).float()
+        return (y + MASK_FLOOR) / (y.sum(-2, keepdim=True) + self.sources * MASK_FLOOR)
+
+
+class MaskLSTM(MagnitudeNetwork):
     """The reference: every layer sees all bins."""
 
     def __init__(self, n_bins: int, hidden: int, layers: int, sources: int, dropout: float = 0.0):

@@ -5,7 +5,8 @@
             as fast as common ones; its steps are scaled to the size of AdamW's (Liu et al., "Muon is Scalable for LLM
             Training", 2025), so that one learning rate and decay do for both
 
-Weights decay, biases do not: they set where gates and masks rest.
+Weights decay, biases do not: they set where gates and masks rest. Of a `DeepFilter` Muon takes the full band's matrices only:
+tried on the sub-bands', it loses what AdamW gains (train/LOG.md).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from .config import OptimizerName
+from .deepfilter import DeepFilter
 from .model import MaskNetwork
 
 
@@ -22,12 +24,14 @@ class Optimizer:
     """Of the weights of `model`."""
 
     def __init__(self, model: MaskNetwork, name: OptimizerName, learning_rate: float, weight_decay: float):
-        weights = [p for p in model.parameters() if p.ndim > 1]
-        biases = [p for p in model.parameters() if p.ndim == 1]
+        learning = [p for p in model.parameters() if p.requires_grad]
+        weights = [p for p in learning if p.ndim > 1]
+        biases = [p for p in learning if p.ndim == 1]
         self.parts: list[torch.optim.Optimizer]
         if name == "muon":
-            matrices = [p for p in weights if p.ndim == 2]
-            others = [p for p in weights if p.ndim != 2]
+            full_band = set((model.full if isinstance(model, DeepFilter) else model).parameters())
+            matrices = [p for p in weights if p.ndim == 2 and p in full_band]
+            others = [p for p in weights if p.ndim != 2 or p not in full_band]
             muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             self.parts = [muon, _adamw(others, biases, learning_rate, weight_decay)]
         else:

@@ -26,6 +26,9 @@ def commit() -> str:
         return "unknown"
 
 
+EXTRAS = ("mean", "bias", "filters")  # of some runs only: what else their weights began with
+
+
 def record(content: dict[str, Any]) -> dict[str, Any]:
     """What a run's successor remembers of its checkpoint, for the model's contract."""
     of = {
@@ -37,7 +40,7 @@ def record(content: dict[str, Any]) -> dict[str, Any]:
         "data": content["data"],
         "init": content.get("init"),
     }
-    return of | {key: content[key] for key in ("mean", "bias") if key in content}
+    return of | {key: content[key] for key in EXTRAS if content.get(key)}
 
 
 def lineage(training: dict[str, Any]) -> list[dict[str, Any]]:
@@ -45,7 +48,7 @@ def lineage(training: dict[str, Any]) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = []
 
     def visit(run: dict[str, Any]) -> None:
-        for before in [*filter(None, [run.get("init")]), *run.get("mean", ())]:
+        for before in [*filter(None, [run.get("init"), run.get("filters")]), *run.get("mean", ())]:
             visit(before)
         plain = {key: value for key, value in run.items() if key != "share"}
         if plain not in runs:

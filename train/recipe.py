@@ -5,6 +5,7 @@ A recipe, train/recipes/NAME.toml, names stages, in order:
     stages = [
         "first", "second",                                        # configurations: each begins with the weights before it
         { config = "third", after = "first" },                    # ... or with those of an earlier stage
+        { config = "fourth", filters = "third" },                 # ... its filters with those of another one
         { name = "both", mean = { third = 0.7, second = 0.3 } },  # no training: the mean of weights (train.mean)
     ]
     held_out = "second"                                           # the last stage that has not heard what figures are of
@@ -38,6 +39,7 @@ class Stage(Strict):
     name: str = Field(min_length=1, description="of its folder, and for later stages; of a run: the configuration's")
     config: str | None = None
     after: str | None = Field(default=None, description="the stage whose weights it begins with, if not the one before")
+    filters: str | None = Field(default=None, description="the stage whose filters it begins with, if not the one before")
     mean: dict[str, float] = Field(default={}, description="share of each stage's weights; windows and names are the first's")
     bias: dict[str, float] = Field(default={}, description="of a mean: added to the heads of a source")
 
@@ -49,8 +51,8 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Stage:
-        if bool(self.config) == bool(self.mean) or (self.after and self.mean) or (self.bias and self.config):
-            raise ValueError(f"stage {self.name!r}: expected config (and after), or mean (and bias)")
+        if bool(self.config) == bool(self.mean) or (self.mean and (self.after or self.filters)) or (self.bias and self.config):
+            raise ValueError(f"stage {self.name!r}: expected config (and after, filters), or mean (and bias)")
         if self.mean and abs(sum(self.mean.values()) - 1) > 1e-6:
             raise ValueError(f"stage {self.name!r}: the shares of its mean are {sum(self.mean.values()):g} in all: expected 1")
         return self
@@ -67,7 +69,7 @@ class Recipe(Strict):
     def _in_order(self) -> Recipe:
         before: list[str] = []
         for stage in self.stages:
-            unknown = [name for name in (stage.after, *stage.mean) if name and name not in before]
+            unknown = [name for name in (stage.after, stage.filters, *stage.mean) if name and name not in before]
             if unknown or stage.name in before:
                 wanted = f"{unknown[0]!r} is no earlier stage" if unknown else "there is an earlier stage of that name"
                 raise ValueError(f"stage {stage.name!r}: {wanted}; before it: {', '.join(before) or 'none'}")
@@ -83,7 +85,8 @@ class Recipe(Strict):
     def behind(self, name: str) -> set[str]:
         """Names of the stages whose runs are in the weights of the stage called `name`, and its own."""
         stage, names = self.stage(name), [s.name for s in self.stages]
-        before = stage.mean or ([stage.after] if stage.after else names[: names.index(name)][-1:])
+        before = [*stage.mean] or ([stage.after] if stage.after else names[: names.index(name)][-1:])
+        before += [stage.filters] if stage.filters else []
         return {name}.union(*map(self.behind, before))
 
     def configuration(self, name: str) -> str:
@@ -151,6 +154,8 @@ def main(
                 _do("train.mean", *(runs[of] / "last.pt" for of in stage.mean), *shares, *biases, "-o", run / "last.pt")
             elif stage.config and not _finished(run, stage.config, changes):
                 begin = ["--resume"] if (run / "last.pt").exists() else ["--init", start / "last.pt"] if start else []
+                if stage.filters and start and "--init" in begin:
+                    begin += ["--filters", runs[stage.filters] / "last.pt"]
                 _do(*launcher, "train", stage.config, *data, "--out", run, *begin, *options)
                 if not _finished(run, stage.config, changes):
                     click.echo("stopped: the same command goes on")

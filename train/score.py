@@ -14,10 +14,10 @@ from .stft import Transform
 def nsdr(model: MaskNetwork, transform: Transform, recording: Recording) -> list[float]:
     """What each source of `recording` gains over the mixture at 0 dB, from a zero state: from its start, as at run time."""
     both = [torch.tensor(stem) for stem in (recording.voice, recording.accompaniment)]
-    stems = torch.stack(both)[None].to(model.mean.device)
+    stems = torch.stack(both)[None].to(next(model.parameters()).device)
     mixture = transform.analyse(stems.sum(1))
-    mask, _ = model(transform.magnitude(mixture), model.initial(1))
-    estimate = transform.synthesise(mask.transpose(1, 2) * mixture.unsqueeze(1))
+    output, _ = model(model.sees(mixture, transform.mag_scale), model.initial(1))
+    estimate = transform.synthesise(model.estimates(output, mixture))
     truth = stems[..., : estimate.shape[-1]]
     gain: list[float] = (sdr(estimate, truth) - sdr(truth.sum(1, keepdim=True), truth))[0].tolist()
     return gain

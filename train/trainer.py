@@ -22,9 +22,9 @@ from . import checkpoint, loss, mixing, provenance, score
 from .budget import Budget
 from .config import Config, ConfigError
 from .datasets import DataSet, Recording
-from .growth import grown
+from .growth import first_weights
 from .loader import Loader
-from .model import MaskLSTM, MaskNetwork, State
+from .model import MaskNetwork, State
 from .optimizer import Optimizer
 from .parallel import Group
 from .report import Report
@@ -80,6 +80,7 @@ class Trainer:
         self.optimizer = Optimizer(self.model, config.optimizer, config.learning_rate, config.weight_decay)
         self.state: State = self.model.initial(len(self._rows))
         self.init: dict[str, Any] | None = None
+        self.filters: dict[str, Any] | None = None  # the run whose sub-bands this one began with, if that is another
         self.heard = 0  # steps of the runs behind this one: it hears other mixtures than they did
         self.step = 0
         self.seconds = 0.0
@@ -154,15 +155,16 @@ class Trainer:
         """Loss of stems `[shape=(streams, sources, samples)]`."""
         mixture = self.transform.analyse(stems.sum(1))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            mask, state = self.network(self.transform.magnitude(mixture), self._start())
+            output, state = self.network(self.model.sees(mixture, self.transform.mag_scale), self._start())
+        estimates = self.model.estimates(output, mixture)
         self.state = (state[0].detach().float(), state[1].detach().float())
         value = (
-            loss.negative_sdr(mask, mixture, stems, self.transform)
+            loss.negative_sdr(estimates, stems, self.transform)
             if self.config.loss == "sdr"
-            else loss.discriminative(mask, mixture, self.transform.analyse(stems), self.config.gamma)
+            else loss.discriminative(estimates, mixture, self.transform.analyse(stems), self.config.gamma)
         )
         if self.config.spectral:
-            value = value + self.config.spectral * loss.spectral(mask, mixture, stems, self.transform)
+            value = value + self.config.spectral * loss.spectral(estimates, stems, self.transform)
         return value
 
     def _start(self) -> State:
@@ -212,6 +214,7 @@ class Trainer:
             "commit": self.commit,
             "machine": self.machine,
             "init": self.init,
+            "filters": self.filters,
             "heard": self.heard,
             "step": self.step,
             "seconds": self.seconds,
@@ -223,19 +226,18 @@ class Trainer:
             "state": [self.group.rows(s) for s in self.state],
         }
 
-    def begin_with(self, content: dict[str, Any]) -> None:
+    def begin_with(self, content: dict[str, Any], filters: dict[str, Any] | None = None) -> None:
         """Take the averaged weights of another run's checkpoint, or a model file's, as the first ones, and remember where they
-        came from. A network with fewer units grows (`train.growth`). Mixtures go on where those of the runs behind it ended:
-        those of the same steps again are soon known by heart.
+        came from. A network with fewer units grows (`train.growth`); sub-bands may come from another run, `filters`. Mixtures
+        go on where those of the runs behind it ended: those of the same steps again are soon known by heart.
 
         Raises
         ------
         CheckpointError
             that network has another shape.
         """
-        state = content["ema"]
         try:
-            self.model.load_state_dict(grown(state, self.model) if isinstance(self.model, MaskLSTM) else state)
+            self.model.load_state_dict(first_weights(content["ema"], self.model, filters["ema"] if filters else None))
         except (RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"checkpoint's network does not fit: expected layers={self.config.layers}, hidden={self.config.hidden} or "
@@ -243,7 +245,9 @@ class Trainer:
             ) from error
         self.ema.load_state_dict(self.model.state_dict())
         self.init = provenance.record(content)
-        self.heard = sum(run["steps"] for run in provenance.lineage(self.init))
+        self.filters = provenance.record(filters) if filters else None
+        behind = provenance.lineage({"init": self.init, "filters": self.filters, "steps": 0})
+        self.heard = sum(run["steps"] for run in behind)
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on where `content` was saved.
@@ -269,7 +273,7 @@ class Trainer:
         rows = slice(self._rows.start, self._rows.stop)
         h, c = (s[:, rows].to(self.device) for s in content["state"])
         self.state = (h, c)
-        self.init = content.get("init")
+        self.init, self.filters = content.get("init"), content.get("filters")
         self.heard = content.get("heard", 0)  # runs of a version that did not count
         self.step, self.seconds, self.losses = content["step"], content["seconds"], list(content["losses"])
         self.report.rows = list(content["history"])

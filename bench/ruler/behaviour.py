@@ -16,7 +16,8 @@ def silence(case: Case, rate: int) -> dict[str, float]:
     """The largest sample of any stem, full scale 1.0, while nothing sounds.
 
     `cold`: `SECONDS` of digital silence from the start. `after_sound`: the same after as much full-scale noise, from where
-    the noise has left the engine: its latency and the length of its analysis window later.
+    the noise has left the engine: its latency and the length of its analysis window later, and as many hops more as filters
+    look back.
     """
     separator = open_separator(case.model, case.rate or rate, 1, case.provider)
     frames = round(SECONDS * separator.sample_rate)
@@ -24,7 +25,9 @@ def silence(case: Case, rate: int) -> dict[str, float]:
     separator.reset()
     cold = separator.process(nothing)
     separator.process(np.random.default_rng(0).uniform(-1, 1, (1, frames)).astype(np.float32))
-    gone = separator.latency + separator.geometry.n_fft
+    filters = separator.model.contract.filters
+    back = (filters.taps - 1) * separator.geometry.hop_length if filters else 0
+    gone = separator.latency + separator.geometry.n_fft + back
     after = separator.process(nothing)[:, :, gone:]
     return {"cold": float(np.abs(cold).max()), "after_sound": float(np.abs(after).max())}
 

@@ -100,8 +100,8 @@ def estimates(case: Case, references: Array, mixture: Array, rate: int, heard: A
     else:
         names = open_model(case.model).contract.sources
         truth = {s: resampled(gain * r, rate, at) for s, r in zip(SOURCES, references, strict=True)}
-        masks = network_masks(case.model) if case.way == "whole" else oracle_masks([truth[s] for s in names], case.model, at)
-        stems = at_once(open_model(case.model), played, at, masks)
+        gives = network_gives(case.model) if case.way == "whole" else oracle_masks([truth[s] for s in names], case.model, at)
+        stems = at_once(open_model(case.model), played, at, gives)
     _check(stems, played)
     back = np.stack([_fitted(resampled(stems[names.index(s)] / gain, at, rate), mixture.shape) for s in SOURCES])
     return Estimates(back, failed)
@@ -170,19 +170,37 @@ def failures(separator: Separator) -> int:
 
 # --------------------------------------------------------------------------------------------- the whole recording at once
 
-Masks = Callable[[Sound], Sound]  # magnitudes [shape=(frames, n_bins)] to masks [shape=(frames, sources, n_bins)]
+
+@dataclass(frozen=True)
+class Gives:
+    """What is done with the frames of a recording.
+
+    masks : float32 [shape=(frames, sources, n_bins)]
+    filters : complex64 [shape=(frames, sources - 1, taps, 2 near + 1, reach)]; no taps: none
+    """
+
+    masks: Sound
+    filters: NDArray[np.complex64]
 
 
-def at_once(model: Model, played: Sound, rate: int, masks: Masks) -> Sound:
+Separates = Callable[[NDArray[np.complex64], NDArray[np.complex64]], Gives]  # of the mono downmix [shape=(frames, n_bins)], and
+# the same one frame before and turned
+
+
+def at_once(model: Model, played: Sound, rate: int, separates: Separates) -> Sound:
     """The sources of `played` by numpy, frames `[shape=(channels, frames, n_fft)]` all together."""
     g = stft.Geometry.at(model.contract, rate)
     analysis, synthesis = stft.window_pair(g.n_fft, g.synthesis_length, g.hop_length)
     spectra = _spectra(played, g, analysis)
-    known = masks(_magnitudes(spectra, analysis, model.contract.n_bins))
+    turn = np.exp(2j * np.pi * g.hop_length / g.n_fft * np.arange(g.n_bins)).astype(np.complex64)
+    scaled = spectra.mean(axis=0) * stft.mag_scale(analysis)
+    gives = separates(*(_fitting(x, model.contract.n_bins) for x in (scaled, _before(scaled) * turn)))
+    known = gives.masks
     n_bins = min(known.shape[2], g.n_bins)
     gains = np.repeat(known[:, :, -(known.shape[2] // TOP_BAND) :].mean(axis=2, keepdims=True), g.n_bins, axis=2)
     gains[:, :, :n_bins] = known[:, :, :n_bins]
-    stems = [_overlap_added(spectra * gains[:, i], g, synthesis)[:, : played.shape[1]] for i in range(known.shape[1] - 1)]
+    separated = [spectra * gains[:, i] + _filtered(spectra, gives.filters[:, i], turn) for i in range(known.shape[1] - 1)]
+    stems = [_overlap_added(x, g, synthesis)[:, : played.shape[1]] for x in separated]
     return np.stack([*stems, played - sum(stems)])  # the last one is the remainder, as in the engine
 
 
@@ -195,12 +213,33 @@ def _spectra(x: Sound, g: stft.Geometry, analysis: Sound) -> NDArray[np.complex6
     return np.fft.rfft(cut * analysis).astype(np.complex64)
 
 
-def _magnitudes(spectra: NDArray[np.complex64], analysis: Sound, n_bins: int) -> Sound:
-    """Of the mono downmix, as the network takes them `[shape=(frames, n_bins)]`; above Nyquist is nothing."""
-    magnitudes = np.zeros((spectra.shape[1], n_bins), np.float32)
-    known = min(n_bins, spectra.shape[2])
-    magnitudes[:, :known] = np.abs(spectra.mean(axis=0))[:, :known] * stft.mag_scale(analysis)
-    return magnitudes
+def _before(x: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Frames `[shape=(..., frames, n_bins)]` one later: nothing comes before the first."""
+    return np.concatenate([np.zeros_like(x[..., :1, :]), x[..., :-1, :]], axis=-2)
+
+
+def _fitting(x: NDArray[np.complex64], n_bins: int) -> NDArray[np.complex64]:
+    """Frames `[shape=(frames, bins)]` in the network's bins; above Nyquist is nothing."""
+    fitting = np.zeros((len(x), n_bins), np.complex64)
+    known = min(n_bins, x.shape[1])
+    fitting[:, :known] = x[:, :known]
+    return fitting
+
+
+def _filtered(
+    spectra: NDArray[np.complex64], filters: NDArray[np.complex64], turn: NDArray[np.complex64]
+) -> NDArray[np.complex64]:
+    """sum_j sum_n w_jn(t, k) X(t - j, k + n) of each channel, for filters `[shape=(frames, taps, 2 near + 1, reach)]`."""
+    _, taps, bins, reach = filters.shape
+    total, near = np.zeros_like(spectra), bins // 2
+    past = np.pad(spectra, ((0, 0), (0, 0), (near, near + reach)))
+    turned = np.pad(turn, (near, near + reach))
+    reach = min(reach, spectra.shape[2])
+    for tap in range(taps):
+        for n in range(bins):
+            total[:, :, :reach] += filters[:, tap, n, :reach] * past[:, :, n : n + reach]
+        past = _before(past) * turned
+    return total
 
 
 def _overlap_added(spectra: NDArray[np.complex64], g: stft.Geometry, synthesis: Sound) -> Sound:
@@ -212,14 +251,36 @@ def _overlap_added(spectra: NDArray[np.complex64], g: stft.Geometry, synthesis: 
     return y[:, early:]
 
 
-def network_masks(model: str) -> Masks:
-    """The network's, all frames in one call, from a zero state."""
+def network_gives(model: str) -> Separates:
+    """What the network gives, all frames in one call, from a zero state."""
+    contract = open_model(model).contract
 
-    def masks(magnitudes: Sound) -> Sound:
-        zero = np.zeros(open_model(model).contract.shapes()["h"], np.float32)
-        return _session(model).run(["mask"], {"mag": magnitudes[None], "h": zero, "c": zero})[0][0]
+    def gives(spectrum: NDArray[np.complex64], before: NDArray[np.complex64]) -> Gives:
+        zero = np.zeros(contract.shapes()["h"], np.float32)
+        if not contract.filters:
+            return masked(_session(model).run(["mask"], {"mag": np.abs(spectrum)[None], "h": zero, "c": zero})[0][0])
+        f, sources = contract.filters, len(contract.sources)
+        others = before, np.pad(spectrum, ((0, 0), (1, 0)))[:, :-1]
+        directions = [_direction(spectrum[:, : f.seen], other[:, : f.seen]) for other in others]
+        seen = np.concatenate([np.abs(spectrum), *(part for d in directions for part in (d.real, d.imag))], axis=1)
+        given = _session(model).run(["filter"], {"mag_phase": seen[None], "h": zero, "c": zero})[0][0]
+        masks, w = np.split(given, [sources * contract.n_bins], axis=1)
+        w = w.reshape(len(w), f.groups, sources - 1, f.taps, f.bins, 2, f.group)
+        w = np.moveaxis(w[..., 0, :] + np.complex64(1j) * w[..., 1, :], 1, -2)
+        return Gives(masks.reshape(len(masks), sources, -1), w.reshape(*w.shape[:-2], f.reach))
 
-    return masks
+    return gives
+
+
+def _direction(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """a b* / |a b|; 0 where there is none."""
+    product = a * b.conj()
+    return product / (np.abs(product) + stft.DIRECTION_FLOOR)
+
+
+def masked(masks: Sound) -> Gives:
+    """Masks `[shape=(frames, sources, n_bins)]`, and no filters."""
+    return Gives(masks, np.zeros((len(masks), masks.shape[1] - 1, 0, 1, 0), np.complex64))
 
 
 @lru_cache(maxsize=4)
@@ -229,11 +290,13 @@ def _session(model: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(open_model(model).path, options, providers=["CPUExecutionProvider"])
 
 
-def oracle_masks(truth: list[Array], model: str, rate: int) -> Masks:
+def oracle_masks(truth: list[Array], model: str, rate: int) -> Separates:
     """Ratio masks of the true sources, in the network's bins."""
     contract = open_model(model).contract
     g = stft.Geometry.at(contract, rate)
     analysis, _ = stft.window_pair(g.n_fft, g.synthesis_length, g.hop_length)
     spectra = [_spectra(x.astype(np.float32), g, analysis) for x in truth]
-    magnitudes = np.stack([_magnitudes(s, analysis, contract.n_bins) for s in spectra], axis=1)
-    return lambda _: magnitudes / np.maximum(magnitudes.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    scale = stft.mag_scale(analysis)
+    magnitudes = np.stack([scale * np.abs(_fitting(s.mean(axis=0), contract.n_bins)) for s in spectra], axis=1)
+    masks = magnitudes / np.maximum(magnitudes.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return lambda *_: masked(masks)

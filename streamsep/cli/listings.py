@@ -50,6 +50,7 @@ def models(as_json: bool) -> None:
         print_json({"models": rows})
         return
     table = Table("name", "sources", "latency", "network", "size", "voice GNSDR", box=None, pad_edge=False)
+    table.columns[1].no_wrap = True  # names to look for; where it is narrow, the network takes two lines
     for r in rows:
         gnsdr = r["quality"].get("voice_gnsdr_db")
         network = f"{r['network']}, {r['precision']}"
