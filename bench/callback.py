@@ -18,6 +18,8 @@ import threading
 import time
 
 import numpy as np
+
+import streamsep  # isort: skip # noqa: F401 - first: ONNX Runtime then reports to nobody
 import onnxruntime
 import sounddevice as sd
 from pythonosc.dispatcher import Dispatcher

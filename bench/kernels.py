@@ -22,6 +22,8 @@ import time
 from typing import Any
 
 import numpy as np
+
+import streamsep  # isort: skip # noqa: F401 - first: ONNX Runtime then reports to nobody
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper

@@ -1,16 +1,21 @@
 """The C path is the reference, bit by bit; what fails says so and leaves the process and the state alive."""
 
 import gc
+import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from streamsep import model, ort, ortsession
 from tests import graphs
+from tests.conftest import ROOT
 
 
 def run(network, frames):
@@ -109,6 +114,33 @@ def test_a_graph_that_cannot_run_is_one_error(tmp_path):
     onnx.save(proto, tmp_path / "bad.onnx")
     with pytest.raises(model.ModelError, match="damaged"):
         model.load(tmp_path / "bad.onnx")
+
+
+REPORTS = ".cache/Microsoft"  # where ONNX Runtime keeps what it means to send
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="knows the folder on Linux")
+def test_onnxruntime_reports_to_nobody(tmp_path):
+    """Neither from the command line nor from a program that imports streamsep first; what it would do is looked at as well."""
+
+    def kept(*command, **more):
+        home = tmp_path / f"home{len(list(tmp_path.iterdir()))}"
+        home.mkdir()
+        silent = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY")  # with these it says nothing of its own accord
+        environment = {k: v for k, v in os.environ.items() if k not in silent} | {"HOME": str(home)} | more
+        subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+        return (home / REPORTS).exists()
+
+    if not kept("-c", "import onnxruntime"):
+        assert [int(n) for n in onnxruntime.__version__.split(".")[:2]] < [1, 29]  # a build that would not report at all
+    assert not kept("-c", "import streamsep, onnxruntime")
+    assert not kept("-m", "streamsep", "models", "--json")
+    assert not kept("-m", "export", "--help")
+    assert not kept("-c", "import train.trainer, train.score, onnxruntime")
+    for path in (ROOT / "bench").rglob("*.py"):
+        text = path.read_text()
+        if ours := re.search(r"^import onnxruntime", text, re.MULTILINE):
+            assert "import streamsep" in text[: ours.start()], path
 
 
 def test_networks_are_given_back(lstm):

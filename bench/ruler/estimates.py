@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+import streamsep  # isort: skip # noqa: F401 - first: ONNX Runtime then reports to nobody
 import onnxruntime
 import soxr
 from numpy.typing import NDArray
