@@ -12,6 +12,7 @@
     python bench/results.py reopen     sound servers killed and started again
     python bench/results.py plugin     the plugin in a host: four minutes
     python bench/results.py paper --row FILE   a row of the paper's table: train/configs/paper.toml makes the files
+    python bench/results.py instrumentals --music DIR   music that no model has heard (`python -m train.music --unheard DIR`)
     python bench/results.py quality    some ten minutes a model; `--only live`, `--fp32 FILE` (`python -m export`) beside 8 bits
 
 Sections whose recordings are missing (see bench/quality.py) stay as they are too.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu  # type: ignore[import-not-found]  # beside this file
+import instrumentals  # type: ignore[import-not-found]
 import leaks  # type: ignore[import-not-found]
 import page  # type: ignore[import-not-found]
 import paper  # type: ignore[import-not-found]
@@ -104,6 +106,11 @@ def papers_row(files: list[str]) -> str:
         rows[paper.key(row)] = row
         write("paper", paper.markdown([rows[key] for key in sorted(rows)]))
     return paper.markdown([rows[key] for key in sorted(rows)])
+
+
+def unheard(music: str) -> str:
+    """bench/instrumentals.py of all that ship."""
+    return instrumentals.markdown(call("bench/instrumentals.py", music))
 
 
 def live(minutes: float, only: list[str], beside: str) -> str:
@@ -194,6 +201,7 @@ LONG: dict[str, tuple[str, Callable[[], str]]] = {  # only when named
     "variants": ("Steps that start warm", warm_steps),
     "kernels": ("Ways to multiply", printed("bench/kernels.py")),
     "paper": ("The paper's row", lambda: papers_row([])),
+    "instrumentals": ("Music that no model has heard", lambda: unheard("music")),
     "live": ("Live for hours", lambda: live(30, [], "")),
     "growth": ("Does anything grow?", growth),
     "clocks": ("Two clocks", two_clocks),
@@ -216,12 +224,14 @@ def main() -> None:
         "--only", action="append", default=[], metavar="NAME", help="a soak (PROGRAM:LOAD), a model's sheet; the others stay"
     )
     p.add_argument("--fp32", action="append", default=[], metavar="FILE", help="a model in 32 bits beside that of its name")
+    p.add_argument("--music", default="music", metavar="DIR", help="where train.music put it, for `instrumentals`")
     p.add_argument("--row", action="append", default=[], metavar="FILE", help="a model for the table `paper`; the others stay")
     p.add_argument("--beside", default="", help="what else the machine does during them, for the table")
     arguments = p.parse_args()
     commit()
     LONG["live"] = ("Live for hours", lambda: live(arguments.minutes, arguments.only, arguments.beside))
     LONG["paper"] = (LONG["paper"][0], lambda: papers_row(arguments.row))
+    LONG["instrumentals"] = (LONG["instrumentals"][0], lambda: unheard(arguments.music))
     SECTIONS["quality"] = ("Quality", lambda: quality(arguments.only, arguments.fp32))
     for name in arguments.names or SECTIONS:
         if name == "quality" and not DATA.is_dir():

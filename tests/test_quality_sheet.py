@@ -11,12 +11,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from bench import paper, quality
+from bench import instrumentals, paper, quality
 from bench.ruler import markdown, pictures, rows
 from bench.ruler.estimates import Case
 from bench.ruler.sheet import GROUPS
 from bench.ruler.wanted import wanted
 from streamsep import model
+from tests import graphs
 from tests.conftest import ROOT, need_data
 from tests.separable import noise
 
@@ -354,3 +355,27 @@ def test_the_files_of_the_papers_row_are_what_its_table_says(monkeypatch):
         row = paper.line(file)
         assert row.partition(" | 489 |")[0] in table
     assert "mean of 4 runs" in paper.line(files[0])
+
+
+# ------------------------------------------------------------------------------------------------- music without a voice
+
+
+def test_music_that_nobody_heard(folder, tmp_path):
+    """A fixed mask lets a known share of it into the vocals; jingles and other folders are not played."""
+    rate = 16_000
+    for name, seconds in (("xmoto/ride", 31), ("xmoto/jingle", 5), ("zaz/mus1", 40), ("wesnoth/known", 40)):
+        place = tmp_path / f"{name}.ogg"
+        place.parent.mkdir(exist_ok=True)
+        soundfile.write(place, 0.1 * noise(1, seconds * rate)[0], rate)
+    found = instrumentals.tracks(tmp_path)
+    assert [path.stem for path in found] == ["ride", "mus1"]
+    shares = {"all": 1.0, "little": 0.05}
+    paths = [graphs.constant(folder / f"{name}.onnx", (share, 1 - share)) for name, share in shares.items()]
+    reports = [instrumentals.measure(str(path), found) for path in paths]
+    for report, share in zip(reports, shares.values(), strict=True):
+        assert set(report["tracks"]) == {"xmoto/ride", "zaz/mus1"}
+        np.testing.assert_allclose([*report["tracks"].values(), report["median"]], -20 * np.log10(share), atol=0.1)
+        assert report["enough"] == (share < 0.1)
+    assert "| little | 26.0 | 26.0 | 26.0 | 100 % |" in instrumentals.markdown(reports)
+    with pytest.raises(SystemExit, match=r"train\.music --unheard"):
+        instrumentals.tracks(folder)

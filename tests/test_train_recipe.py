@@ -237,6 +237,12 @@ def test_every_folder_that_a_recipe_names_comes_from_somewhere():
         assert paths <= given | set(packages.PACKAGES), name
 
 
+def test_no_configuration_trains_with_music_kept_apart():
+    assert not set(packages.UNHEARD) & set(packages.PACKAGES)
+    for path in config.CONFIGS.glob("*.toml"):
+        assert not {d.path for d in config.load(path.stem).data} & set(packages.UNHEARD), path
+
+
 def test_screening_tells_a_voice_from_a_band(tmp_path):
     demo = next(p for p in streamsep.demo.__path__)
     for source in ("vocals", "accompaniment"):
