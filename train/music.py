@@ -33,15 +33,6 @@ PACKAGES = {
     "warzone": Package("warzone2100-music", "usr/share/games/warzone2100/music"),
     "freedroid": Package("freedroidrpg-data", "usr/share/freedroidrpg/data/sound/music"),
     "supertuxkart": Package("supertuxkart-data", "usr/share/games/supertuxkart/data/music"),
-    "hyperrogue": Package("hyperrogue-music", "usr/share/hyperrogue/music"),
-    "singularity": Package("singularity-music", "usr/share/games/singularity/music"),
-    "etr": Package("extremetuxracer-data", "usr/share/games/etr/music"),
-    "noiz2sa": Package("noiz2sa-data", "usr/share/games/noiz2sa/sounds"),
-    "parsec47": Package("parsec47-data", "usr/share/games/parsec47/sounds"),
-    "gunroar": Package("gunroar-data", "usr/share/games/gunroar/sounds/musics"),
-    "mu-cade": Package("mu-cade-data", "usr/share/games/mu-cade/sounds/musics"),
-    "titanion": Package("titanion-data", "usr/share/games/titanion/sounds/musics"),
-    "torus-trooper": Package("torus-trooper-data", "usr/share/games/torus-trooper/sounds/musics"),
 }
 
 # Never trained on, nor may they be: bench/instrumentals.py asks by them how much of a music that nobody knows goes into vocals.
