@@ -1,6 +1,6 @@
 """Music without a voice that no model has heard: how far below it is what comes out as vocals?
 
-    python -m train.music --unheard MUSIC                                # once: Debian's packages, 0.4 GB are downloaded
+    python -m train.music --unheard MUSIC                                # once: Debian's packages, 0.3 GB are downloaded
     python bench/instrumentals.py MUSIC [--model FILE ...] [--json]
     python bench/results.py instrumentals --music MUSIC                  # into RESULTS.md
 
