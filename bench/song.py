@@ -7,18 +7,16 @@ pitch, spectral envelope and aperiodicity; vowels are stretched to the notes, co
 pitch replaced by the melody; WORLD sings the result. The band: a MIDI file written here and played by fluidsynth.
 Every random number is seeded: the same tools render the same samples.
 
-Needs the Debian packages libespeak-ng1, fluidsynth and fluid-soundfont-gm, and pyworld (the extra ``dev``).
+Needs the Debian packages libespeak-ng1, fluidsynth and fluid-soundfont-gm, and pyworld (the extra ``song``).
 """
 
 import argparse
 import ctypes
-import importlib.util
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from importlib.machinery import PathFinder
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import soxr
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout's: train is in no installed package
+from train.sing import SingError, load_world  # noqa: E402
 
 RATE = 48000  # Hz
 SECONDS = 21.0
@@ -174,17 +176,6 @@ def smooth(x: np.ndarray, seconds: float) -> np.ndarray:
 
 
 # --- The voice ------------------------------------------------------------------------------------
-
-
-def load_world() -> ModuleType:
-    """pyworld's extension module alone: its package imports pkg_resources, which setuptools no longer has."""
-    package = importlib.util.find_spec("pyworld")
-    spec = package and PathFinder.find_spec("pyworld", package.submodule_search_locations)
-    if not spec or not spec.loader:
-        sys.exit("song: pyworld is missing: pip install pyworld")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Event(ctypes.Structure):
@@ -535,11 +526,14 @@ def write_stems(folder: Path, stems: dict[str, np.ndarray]) -> None:
 def main() -> None:
     """Render the stems into a folder."""
     parser = argparse.ArgumentParser(description="Render the demo song's stems.")
-    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parents[1] / "streamsep" / "demo")
+    parser.add_argument("-o", "--out", type=Path, default=ROOT / "streamsep" / "demo")
     parser.add_argument("--soundfont", default=SOUNDFONT)
     options = parser.parse_args()
     band = play_band(options.soundfont)
-    world, espeak = load_world(), Espeak()
+    try:
+        world, espeak = load_world(), Espeak()
+    except SingError as error:
+        sys.exit(f"song: {error}")
     lead = sing(world, espeak, VERSE + HOOK, seed=1)
     double = sing(world, espeak, HOOK, seed=2, late=0.016, tune=0.08)
     harmony = sing(world, espeak, HARMONY, seed=3, late=0.008, tune=-0.04)

@@ -202,7 +202,7 @@ def test_the_papers_row_hears_the_papers_clips_only():
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is missing: Debian's")
 def test_music_is_taken_out_of_a_package_and_its_licence_kept(tmp_path):
     tree, debs = tmp_path / "tree", tmp_path / "debs"
-    place = tree / packages.PACKAGES["wesnoth"].music
+    place = tree / packages.PACKAGES["wesnoth"].place
     for folder in (place, tree / "DEBIAN", tree / "usr/share/doc/wesnoth-1.16-music", debs):
         folder.mkdir(parents=True)
     soundfile.write(place / "battle.ogg", music(1.0), RATE)
@@ -226,12 +226,12 @@ def test_music_is_taken_out_of_a_package_and_its_licence_kept(tmp_path):
     shutil.rmtree(out)
     done = CliRunner().invoke(packages.main, arguments)
     assert done.exit_code == 1
-    assert "holds no music at" in done.stderr
+    assert "holds no sound files at" in done.stderr
 
 
 def test_every_folder_that_a_recipe_names_comes_from_somewhere():
-    """Below `--data` lie the folders of the page of data, and those that train.music makes."""
-    given = {"mir1k", "songs", "speech"}
+    """Below `--data` lie the folders of the page of data, and those that train.music and train.sing make."""
+    given = {"mir1k", "songs", "speech", "sung"}
     for name in recipe.shipped():
         paths = {d.path for stage in recipe.load(name).stages if stage.config for d in config.load(stage.config).data}
         assert paths <= given | set(packages.PACKAGES), name

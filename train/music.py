@@ -1,4 +1,5 @@
-"""`python -m train.music DIR`: the recipes' accompaniments, from Debian's packages of game music, each in a folder of DIR.
+"""`python -m train.music DIR`: the recipes' accompaniments, from Debian's packages of game music, each in a folder of DIR;
+words and letters that many people spoke, for train/sing.py, as well.
 
 Packages are fetched by `apt-get download` and unpacked, not installed; with `--from` they are taken from a folder where they
 lie already. Which tracks are used is for the configurations to say (see train/screen.py), their licences for
@@ -21,18 +22,22 @@ from .datasets import AUDIO
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian package, and the folders in it whose sound files are music."""
+    """A Debian package, and the folder in it whose sound files are wanted; `flat`: without the folders below it."""
 
     deb: str
-    music: str
+    place: str
+    flat: bool = True
 
 
 PACKAGES = {
-    "sectoid": Package("fretsonfire-songs-sectoid", "usr/share/games/fretsonfire/data/songs/sectoid"),
+    "sectoid": Package("fretsonfire-songs-sectoid", "usr/share/games/fretsonfire/data/songs/sectoid", flat=False),
     "wesnoth": Package("wesnoth-1.16-music", "usr/share/games/wesnoth/1.16/data/core/music"),
     "warzone": Package("warzone2100-music", "usr/share/games/warzone2100/music"),
     "freedroid": Package("freedroidrpg-data", "usr/share/freedroidrpg/data/sound/music"),
     "supertuxkart": Package("supertuxkart-data", "usr/share/games/supertuxkart/data/music"),
+    # Speech, a folder a language.
+    "klettres": Package("klettres-data", "usr/share/klettres", flat=False),
+    "ktuberling": Package("ktuberling-data", "usr/share/ktuberling/sounds", flat=False),
 }
 
 # Never trained on, nor may they be: bench/instrumentals.py asks by them how much of a music that nobody knows goes into vocals.
@@ -51,24 +56,25 @@ class MusicError(Exception):
 
 
 def collect(deb: Path, package: Package, name: str, target: Path) -> int:
-    """The music of the package file `deb` into `target`/`name`; how many files.
+    """The sound files of the package file `deb` into `target`/`name`; how many files.
 
     Raises
     ------
     MusicError
-        it cannot be unpacked, or its music is not where it was.
+        it cannot be unpacked, or they are not where they were.
     """
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
         _run("dpkg", "-x", deb, folder)
-        music = Path(folder) / package.music
-        files = sorted(p for p in music.rglob("*") if p.suffix.lower() in AUDIO)
+        place = Path(folder) / package.place
+        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in AUDIO)
         if not files:
-            raise MusicError(f"package {deb.name} holds no music at {package.music!r}: another version? See train/music.py")
+            raise MusicError(
+                f"package {deb.name} holds no sound files at {package.place!r}: another version? See train/music.py"
+            )
         for file in files:
-            inside = file.relative_to(music)
-            place = target / name / (inside if name == "sectoid" else file.name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(file, place)
+            kept = target / name / (file.name if package.flat else file.relative_to(place))
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, kept)
         for text in Path(folder).glob("usr/share/doc/*/copyright"):
             shutil.move(text, target / f"{name}.copyright")
     return len(files)
@@ -105,7 +111,7 @@ def _run(*words: object, cwd: Path | None = None) -> None:
 @click.option("--only", multiple=True, type=click.Choice([*PACKAGES, *UNHEARD]), help="Not all of them. Repeatable.")
 @click.option("--unheard", is_flag=True, help="The music that nothing may train with, for bench/instrumentals.py.")
 def main(target: Path, packages: Path | None, only: tuple[str, ...], unheard: bool) -> None:
-    """Fetch the game music that the recipes train with into DIR; about a gigabyte is downloaded."""
+    """Fetch the game music that the recipes train with, and voices, into DIR; about a gigabyte is downloaded."""
     target.mkdir(parents=True, exist_ok=True)
     try:
         for name in only or (UNHEARD if unheard else PACKAGES):
