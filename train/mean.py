@@ -4,9 +4,6 @@ What one run learnt at the cost of what another one knows, a mean of both often 
 2022) and "Robust fine-tuning of zero-shot models" (CVPR 2022). It works where both began with the same weights and did not go
 far; a mean of strangers is noise. OUT has the configuration of FIRST, and can be exported or begun with.
 
-A share below 0 takes away: `--share 1 --share 0.5 --share -0.5` of A, B and C puts on A half of what B learnt since it was C,
-though A has other windows, or heard other recordings (Ilharco et al., "Editing models with task arithmetic", ICLR 2023).
-
 `--bias vocals=-0.06` is added to a source's heads, whose outputs are about 1 where it is alone: what it hears where it is
 silent sinks by more than what it loses where it sounds (train/LOG.md).
 """
@@ -91,7 +88,7 @@ def _mean(states: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--share", "shares", type=click.FloatRange(-2, 2), multiple=True, help="Of each file.  [default: alike]")
+@click.option("--share", "shares", type=click.FloatRange(0, 1), multiple=True, help="Of each file.  [default: alike]")
 @click.option("--bias", "biases", metavar="SOURCE=VALUE", multiple=True, help="Added to the heads of a source.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The checkpoint.")
 def main(files: tuple[Path, ...], shares: tuple[float, ...], biases: tuple[str, ...], out: Path) -> None:
