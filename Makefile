@@ -56,7 +56,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.runtime
 
-# What sings, for the demo song and for train.sing; it compiles C++. Without it two tests are skipped.
+# What sings, for the demo song and train.sing; it compiles C++. Without it two tests are skipped, and in CI they fail.
 $(VENV)/.song: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[song]' && touch $@ || \
 	  echo "pyworld could not be built: it needs g++ and the headers of $$($(BIN)/python -V)" >&2

@@ -1,28 +1,27 @@
 """Speech made to sing: syllables found, notes held and hit, the same seed the same song."""
 
-from pathlib import Path
+import importlib.util
 
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
 
+from tests.conftest import DATA, need, need_data
 from train import sing
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "speech"
+SPEECH = DATA / "speech"
 MANNER = sing.Manner(
-    beat=0.4, low=57.0, scale=(0, 2, 4, 5, 7, 9, 11), vibrato_hz=5.5, vibrato=0.4, scoop=1.0, damping=0.6,
+    beat=0.4, middle=57.0, scale=(0, 2, 4, 5, 7, 9, 11), vibrato_hz=5.5, vibrato=0.4, scoop=1.0, damping=0.6,
     formant_db=0.0, formant_hz=3000.0, evenness=1.0, ornament=0.0,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def world():
-    """pyworld's extension, where it could be built."""
-    try:
-        return sing.load_world()
-    except sing.SingError:
-        pytest.skip("pyworld is not installed: make test builds it where there is a C++ compiler and Python's headers")
+    """pyworld's extension, which `make test` builds."""
+    need(importlib.util.find_spec("pyworld"), "pyworld (pip install -e '.[song]'; it needs g++ and Python's headers)")
+    return sing.load_world()
 
 
 def spoken(levels: list[float], frames: int = 30, gap: int = 8) -> sing.Frames:
@@ -96,11 +95,11 @@ def test_speakers_are_told_apart_by_folders_and_by_coded_names(tmp_path):
     assert set(sing.speakers(tmp_path / "speech")) == {"speech-FA", "speech-MC"}
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/speech")
 def test_a_speaker_sings(world, tmp_path):
     """Real speech through WORLD: the length that was asked for, long notes, a range of pitches; and the same again."""
+    need_data()
     (tmp_path / "a").mkdir()
-    for path in sorted(DATA.glob("FA01_*.opus")):
+    for path in sorted(SPEECH.glob("FA01_*.opus")):
         (tmp_path / "a" / path.name).symlink_to(path)
     run = ["--songs", "1", "--seconds", "8"]
     songs = []
@@ -113,7 +112,7 @@ def test_a_speaker_sings(world, tmp_path):
     assert len(songs[0]) == pytest.approx(8 * sing.RATE, abs=0.02 * sing.RATE)
     assert np.array_equal(*songs)
     frames = sing.analyse(world, songs[0])
-    speech = sing.utterances(world, sorted(DATA.glob("FA01_*.opus")))
+    speech = sing.utterances(world, sorted(SPEECH.glob("FA01_*.opus")))
     lengths = [b - a for a, b in sing.nuclei(frames)]
     assert np.median(lengths) > 1.3 * np.median([b - a for s in speech for a, b in sing.nuclei(s)])
     pitches = frames.f0[frames.f0 > 0]

@@ -2,9 +2,9 @@
 
 Singers are few in free data, speakers are many. WORLD (Morise, Yokomori & Ozawa, "WORLD: a vocoder-based high-quality speech
 synthesis system for real-time applications", IEICE Trans. Inf. & Syst. E99-D(7), 2016; pyworld) takes an utterance apart into
-pitch, spectral envelope and aperiodicity; each syllable's nucleus is drawn out to a note, consonants keep their pace, the pitch
+pitch, spectral envelope and aperiodicity; each syllable's nucleus is drawn out to a note, consonants stay short, the pitch
 becomes a melody, and WORLD sings the result. What makes it heard as singing is after Saitou, Goto, Unoki & Akagi,
-"Speech-to-singing synthesis", WASPAA 2007: a pitch that overshoots and prepares (a damped second-order system), vibrato, fine
+"Speech-to-singing synthesis", WASPAA 2007: a pitch that overshoots (a damped second-order system), vibrato, fine
 fluctuation, a singer's formant near 3 kHz, and vibrato in the level as well. Keys, scales, tempi, ranges and manners are drawn
 for each song; every number is seeded by the speaker's name: the same recordings and seed give the same songs.
 
@@ -57,7 +57,7 @@ RHYTHMS = (
     (1, 1, 2),
     (3, 1),
 )
-OVERSHOOT, OMEGA = 0.5422, 34.8  # Saitou et al. 2007, table 1: damping, and rad/s of the pitch's second-order system
+OVERSHOOT, OMEGA = 0.5422, 34.8  # Saitou et al. 2007: damping, and rad/s of the pitch's second-order system
 
 
 class SingError(Exception):
@@ -78,7 +78,7 @@ class Manner:
     """How one song is sung. Seconds, semitones, dB, Hz."""
 
     beat: float
-    low: float  # the melody's middle, as a MIDI number
+    middle: float  # of the melody, as a MIDI number
     scale: tuple[int, ...]
     vibrato_hz: float
     vibrato: float  # semitones
@@ -95,7 +95,7 @@ class Manner:
         pitch = np.clip(spoken * 2 ** (rng.uniform(-1, 12) / 12), PITCHES[0] * 1.5, PITCHES[1] / 1.8)
         return cls(
             beat=rng.uniform(0.28, 0.65),
-            low=float(_number(pitch)),
+            middle=float(_number(pitch)),
             scale=SCALES[rng.integers(len(SCALES))],
             vibrato_hz=rng.uniform(4.6, 6.8),
             vibrato=rng.choice([0.0, 0.15, 0.4, 0.8]) * rng.uniform(0.7, 1.4),
@@ -196,7 +196,7 @@ def melody(rng: np.random.Generator, manner: Manner, count: int) -> list[float]:
     """`count` notes of the manner's scale around its middle, as MIDI numbers: mostly by step, sometimes by leap or repeated."""
     degree, notes, size = int(rng.integers(-2, 3)), [], len(manner.scale)
     for _ in range(count):
-        notes.append(manner.low + 12 * (degree // size) + manner.scale[degree % size])
+        notes.append(manner.middle + 12 * (degree // size) + manner.scale[degree % size])
         degree += int(rng.choice([-3, -2, -1, 0, 1, 2, 3], p=[0.07, 0.13, 0.24, 0.12, 0.24, 0.13, 0.07]))
         degree += -1 if degree > size else 1 if degree < -size // 2 else 0
     return notes
@@ -354,7 +354,7 @@ def main(folders: tuple[Path, ...], out: Path, songs: int, seconds: float, seed:
             frames = utterances(world, paths)
             pitched = FRAME * sum(int((f.f0 > 0).sum()) for f in frames)
             if pitched < SHORTEST:
-                click.echo(f"{name:28}left out: no speech with a pitch at {RATE} Hz")
+                click.echo(f"{name:28}left out: less than {SHORTEST:g} s with a pitch at {RATE} Hz")
                 continue
             for n in range(songs):
                 rng = np.random.default_rng((seed, zlib.crc32(name.encode()), n))
